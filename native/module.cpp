@@ -1,0 +1,252 @@
+// Copyright 2026 The neuron_chunk_ros authors
+// SPDX-License-Identifier: Apache-2.0
+// The Python face of the native code: `neuron_chunk_ros._native`.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "aligned_buffer.hpp"
+#include "read_failure.hpp"
+#include "reader.hpp"
+#include "selection.hpp"
+
+namespace py = pybind11;
+using namespace neuron_chunk;
+
+namespace {
+
+// How long a wait goes on before it looks for Ctrl-C.
+constexpr std::chrono::milliseconds kPatience{50};
+
+using ExtentArray = py::array_t<std::int64_t, py::array::c_style>;
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using DoubleArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+struct ExtentView {
+  const Extent* data;
+  std::size_t count;
+};
+
+ExtentView view(const ExtentArray& extents) {
+  static_assert(sizeof(Extent) == 2 * sizeof(std::int64_t), "an extent is a row of the array");
+  if (extents.size() == 0) return {nullptr, 0};
+  if (extents.ndim() != 2 || extents.shape(1) != 2) {
+    throw std::invalid_argument("extents must be an array of shape [n, 2]: offset, length");
+  }
+  return {reinterpret_cast<const Extent*>(extents.data()),
+          static_cast<std::size_t>(extents.shape(0))};
+}
+
+// Deleted without the GIL: taking a batch back may have to wait for the device.
+struct DeleteWithoutGil {
+  template <typename T>
+  void operator()(T* object) const {
+    py::gil_scoped_release release;
+    delete object;
+  }
+};
+using BatchHolder = std::unique_ptr<Batch, DeleteWithoutGil>;
+
+BatchHolder submit(Reader& reader, std::int64_t file, const ExtentArray& extents,
+                   std::shared_ptr<AlignedBuffer> buffer, std::int64_t at) {
+  const ExtentView wanted = view(extents);
+  py::gil_scoped_release release;
+  return BatchHolder(
+      reader.submit(file, wanted.data, wanted.count, std::move(buffer), at).release());
+}
+
+ReadStats wait(Batch& batch) {
+  for (;;) {
+    {
+      py::gil_scoped_release release;
+      if (batch.wait_for(kPatience)) break;
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  return batch.result();
+}
+
+BackendChoice backend_choice(const std::string& name) {
+  if (name == "auto") return BackendChoice::kAuto;
+  if (name == "io_uring") return BackendChoice::kIoUring;
+  if (name == "threads") return BackendChoice::kThreads;
+  throw std::invalid_argument("backend must be 'auto', 'io_uring' or 'threads', not '" + name +
+                              "'");
+}
+
+DirectMode direct_mode(const std::string& name) {
+  if (name == "auto") return DirectMode::kAuto;
+  if (name == "on") return DirectMode::kOn;
+  if (name == "off") return DirectMode::kOff;
+  throw std::invalid_argument("direct must be 'auto', 'on' or 'off', not '" + name + "'");
+}
+
+std::shared_ptr<Reader> open_reader(const std::vector<std::string>& paths,
+                                    const std::string& backend, const std::string& direct,
+                                    int threads, int queue_depth, std::int64_t max_request) {
+  ReaderOptions options;
+  options.backend = backend_choice(backend);
+  options.direct = direct_mode(direct);
+  options.threads = threads;
+  options.queue_depth = queue_depth;
+  options.max_request = max_request;
+  py::gil_scoped_release release;
+  return std::make_shared<Reader>(paths, options);
+}
+
+py::array_t<std::int64_t> to_array(const std::vector<Interval>& intervals) {
+  static_assert(sizeof(Interval) == 2 * sizeof(std::int64_t), "a row of the array");
+  py::array_t<std::int64_t> array({static_cast<py::ssize_t>(intervals.size()), py::ssize_t{2}});
+  std::copy(intervals.begin(), intervals.end(), reinterpret_cast<Interval*>(array.mutable_data()));
+  return array;
+}
+
+void expect_vector(const py::array& array, const char* name) {
+  if (array.ndim() != 1) throw std::invalid_argument(std::string(name) + " must be 1-D");
+}
+
+py::array_t<std::int64_t> topk(const FloatArray& importance, std::int64_t rows) {
+  expect_vector(importance, "importance");
+  const float* const data = importance.data();
+  const auto count = static_cast<std::size_t>(importance.size());
+  std::vector<Interval> chosen;
+  {
+    py::gil_scoped_release release;
+    chosen = select_topk(data, count, rows);
+  }
+  return to_array(chosen);
+}
+
+py::array_t<std::int64_t> greedy(const FloatArray& importance, std::int64_t rows,
+                                 std::int64_t row_bytes, const DoubleArray& latency,
+                                 double min_kib, double max_kib, double step_kib,
+                                 double jump_kib) {
+  expect_vector(importance, "importance");
+  expect_vector(latency, "latency");
+  const GreedyOptions options{row_bytes,
+                              min_kib,
+                              max_kib,
+                              step_kib,
+                              jump_kib,
+                              latency.data(),
+                              static_cast<std::size_t>(latency.size())};
+  const float* const data = importance.data();
+  const auto count = static_cast<std::size_t>(importance.size());
+  std::vector<Interval> chosen;
+  {
+    py::gil_scoped_release release;
+    chosen = select_greedy(data, count, rows, options);
+  }
+  return to_array(chosen);
+}
+
+// A subclass of OSError with errno, strerror (one whole line), filename and offset.
+void raise_read_error(PyObject* type, const ReadFailure& failure) {
+  py::object error =
+      py::reinterpret_borrow<py::object>(type)(failure.error, failure.what(), failure.path);
+  error.attr("offset") =
+      failure.offset < 0 ? py::object(py::none()) : py::object(py::int_(failure.offset));
+  PyErr_SetObject(type, error.ptr());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Aligned buffers, flash readers and row selection.";
+
+  static PyObject* read_error =
+      PyErr_NewExceptionWithDoc("neuron_chunk_ros._native.ReadError",
+                                "A file can't be opened or read: errno, strerror, filename and "
+                                "offset (None where no offset applies).",
+                                PyExc_OSError, nullptr);
+  if (read_error == nullptr) throw py::error_already_set();
+  m.attr("ReadError") = py::reinterpret_borrow<py::object>(read_error);
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const ReadFailure& failure) {
+      raise_read_error(read_error, failure);
+    }
+  });
+
+  py::class_<AlignedBuffer, std::shared_ptr<AlignedBuffer>>(
+      m, "Buffer", py::buffer_protocol(),
+      "Page-aligned (2 MiB) reusable memory in huge pages, touched once; numpy.frombuffer(buffer, "
+      "'uint8') is a writable view. Raises ValueError and MemoryError.")
+      .def(py::init<std::ptrdiff_t, bool>(), py::arg("nbytes"), py::arg("huge_pages") = true)
+      .def_property_readonly("nbytes", &AlignedBuffer::nbytes)
+      .def_buffer([](AlignedBuffer& buffer) {
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(buffer.data()), buffer.nbytes());
+      });
+
+  py::class_<ReadStats>(m, "ReadStats", "What a batch moved.")
+      .def_readonly("bytes_wanted", &ReadStats::bytes_wanted, "Sum of the extents' lengths.")
+      .def_readonly("bytes_read", &ReadStats::bytes_read, "Moved from the device, slack included.")
+      .def_readonly("requests", &ReadStats::requests, "Reads the device was asked for.")
+      .def_readonly("seconds", &ReadStats::seconds, "From submission to the last byte in place.")
+      .def("__repr__", [](const ReadStats& stats) {
+        return "ReadStats(bytes_wanted=" + std::to_string(stats.bytes_wanted) +
+               ", bytes_read=" + std::to_string(stats.bytes_read) +
+               ", requests=" + std::to_string(stats.requests) +
+               ", seconds=" + std::to_string(stats.seconds) + ")";
+      });
+
+  py::class_<Batch, BatchHolder>(
+      m, "Batch", "Extents on their way into a buffer; dropping it takes the rest back.")
+      .def("wait", &wait,
+           "Returns ReadStats once the extents lie packed in the buffer. Raises ReadError.")
+      .def_property_readonly("ready", &Batch::ready, "Whether wait() would return at once.");
+
+  py::class_<Reader, std::shared_ptr<Reader>>(m, "Reader")
+      .def(py::init(&open_reader), py::arg("paths"), py::arg("backend") = "auto",
+           py::arg("direct") = "auto", py::arg("threads") = 6, py::arg("queue_depth") = 64,
+           py::arg("max_request") = std::int64_t{1} << 20)
+      .def_property_readonly("backend", &Reader::backend)
+      .def_property_readonly("direct", &Reader::direct)
+      .def_property_readonly("block_size", &Reader::block_size)
+      .def_property_readonly("notes", &Reader::notes)
+      .def(
+          "capacity",
+          [](Reader& reader, std::int64_t file, const ExtentArray& extents) {
+            const ExtentView wanted = view(extents);
+            return reader.capacity(file, wanted.data, wanted.count);
+          },
+          py::arg("file"), py::arg("extents"))
+      .def("submit", &submit, py::arg("file"), py::arg("extents"), py::arg("buffer"),
+           py::arg("at") = 0)
+      .def(
+          "read",
+          [](Reader& reader, std::int64_t file, const ExtentArray& extents,
+             std::shared_ptr<AlignedBuffer> buffer, std::int64_t at) {
+            const BatchHolder batch = submit(reader, file, extents, std::move(buffer), at);
+            return wait(*batch);
+          },
+          py::arg("file"), py::arg("extents"), py::arg("buffer"), py::arg("at") = 0)
+      .def("close", &Reader::close, py::call_guard<py::gil_scoped_release>())
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](Reader& reader, const py::args&) {
+        py::gil_scoped_release release;
+        reader.close();
+      });
+
+  m.def(
+      "select_topk", &topk, py::arg("importance"), py::arg("rows"),
+      "float32 [N] -> int64 [n, 2] of (first row, rows), ascending, disjoint, not touching. Ties "
+      "go to the lower index, NaN counts as -inf.");
+  m.def(
+      "select_greedy", &greedy, py::arg("importance"), py::arg("rows"), py::arg("row_bytes"),
+      py::arg("latency"), py::arg("min_kib"), py::arg("max_kib"), py::arg("step_kib"),
+      py::arg("jump_kib"),
+      "Algorithm 1 of arXiv 2511.18692: float32 [N], latency float64 [L] in seconds for 1..L KiB "
+      "-> int64 [n, 2] of (first row, rows). Equal scores: smaller window first, then lower "
+      "row. Raises ValueError.");
+  m.def("io_uring_available", &io_uring_available,
+        "Whether this build, kernel and container let a reader use io_uring.");
+}

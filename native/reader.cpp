@@ -1,0 +1,213 @@
+// Copyright 2026 The neuron_chunk_ros authors
+// SPDX-License-Identifier: Apache-2.0
+#include "reader.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+#include <utility>
+
+#include "read_failure.hpp"
+
+namespace neuron_chunk {
+namespace {
+
+constexpr int kMostThreads = 256;
+constexpr int kDeepestQueue = 4096;
+
+std::string describe(const Extent& extent) {
+  return "extent of " + std::to_string(extent.length) + " bytes at offset " +
+         std::to_string(extent.offset);
+}
+
+}  // namespace
+
+Reader::Reader(const std::vector<std::string>& paths, const ReaderOptions& options) {
+  if (paths.empty()) throw std::invalid_argument("a reader needs at least one file");
+  if (options.threads < 1 || options.threads > kMostThreads) {
+    throw std::invalid_argument("threads must be 1 to " + std::to_string(kMostThreads));
+  }
+  if (options.queue_depth < 1 || options.queue_depth > kDeepestQueue) {
+    throw std::invalid_argument("queue_depth must be 1 to " + std::to_string(kDeepestQueue));
+  }
+  set_ = open_files(paths, options.direct);
+  if (!set_.note.empty()) notes_.push_back(set_.note);
+  if (options.max_request < set_.block || options.max_request > (std::int64_t{1} << 30)) {
+    throw std::invalid_argument("max_request must be " + std::to_string(set_.block) +
+                                " bytes to 1 GiB");
+  }
+  max_request_ = options.max_request - options.max_request % set_.block;
+  start_backend(options);
+}
+
+Reader::~Reader() {
+  close();
+}
+
+void Reader::start_backend(const ReaderOptions& options) {
+  const BackendOptions wanted{options.threads, options.queue_depth, set_.direct, set_.block};
+  if (options.backend != BackendChoice::kThreads) {
+    try {
+      backend_ = make_uring_backend(queue_, wanted);
+      uring_ = true;
+      return;
+    } catch (const BackendUnavailable& reason) {
+      if (options.backend == BackendChoice::kIoUring) {
+        throw ReadFailure(reason.error, set_.files.front().path(), -1,
+                          std::string("io_uring can't be used: ") + reason.what() +
+                              "; open with backend='auto' or 'threads'");
+      }
+      notes_.push_back(std::string("io_uring can't be used: ") + reason.what() +
+                       "; reading with a pool of threads");
+    }
+  }
+  backend_ = make_thread_backend(queue_, wanted);
+}
+
+const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
+                                std::size_t count) const {
+  if (file < 0 || file >= static_cast<std::int64_t>(set_.files.size())) {
+    throw std::invalid_argument("file " + std::to_string(file) + " is not one of the reader's " +
+                                std::to_string(set_.files.size()));
+  }
+  const SourceFile& source = set_.files[static_cast<std::size_t>(file)];
+  for (const Extent* extent = extents; extent != extents + count; ++extent) {
+    if (extent->offset < 0 || extent->length < 0) {
+      throw std::invalid_argument(source.path() + ": " + describe(*extent) +
+                                  ": neither may be negative");
+    }
+    if (extent->length > source.size() || extent->offset > source.size() - extent->length) {
+      throw ReadFailure(EINVAL, source.path(), extent->offset,
+                        source.path() + ": " + describe(*extent) + " ends beyond the file's " +
+                            std::to_string(source.size()) + " bytes");
+    }
+  }
+  return source;
+}
+
+std::int64_t Reader::capacity(std::int64_t file, const Extent* extents, std::size_t count) {
+  check(file, extents, count);
+  std::unique_ptr<Job> job = take_job();
+  job->plan.build(extents, count, set_.block, max_request_, 0);
+  const std::int64_t needed = job->plan.capacity();
+  give_back(std::move(job));
+  return needed;
+}
+
+std::unique_ptr<Batch> Reader::submit(std::int64_t file, const Extent* extents, std::size_t count,
+                                      std::shared_ptr<AlignedBuffer> buffer, std::int64_t at) {
+  const auto submitted = std::chrono::steady_clock::now();
+  const SourceFile& source = check(file, extents, count);
+  if (at < 0 || at % set_.block != 0) {
+    throw std::invalid_argument("at = " + std::to_string(at) +
+                                " must be a multiple of the block size, " +
+                                std::to_string(set_.block));
+  }
+  std::unique_ptr<Job> job = take_job();
+  job->plan.build(extents, count, set_.block, max_request_, at);
+  const std::int64_t needed = job->plan.capacity();
+  if (at > buffer->nbytes() || needed > buffer->nbytes() - at) {
+    give_back(std::move(job));
+    throw std::invalid_argument("buffer too small: " + std::to_string(needed) +
+                                " bytes are needed from " + std::to_string(at) +
+                                " on, the buffer has " + std::to_string(buffer->nbytes()));
+  }
+  job->file = &source;
+  job->buffer = std::move(buffer);
+  job->at = at;
+  job->submitted = submitted;
+  auto batch = std::make_unique<Batch>(shared_from_this(), std::move(job));
+  start(*batch->job_);
+  return batch;
+}
+
+void Reader::start(Job& job) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (Job* const other : under_way_) {
+    if (other->buffer == job.buffer && other->at < job.at + job.plan.capacity() &&
+        job.at < other->at + other->plan.capacity() && !queue_.complete(*other)) {
+      throw std::invalid_argument("the buffer's bytes from " + std::to_string(job.at) +
+                                  " on are still being filled by another batch: wait for it");
+    }
+  }
+  if (backend_ == nullptr || !queue_.push(job)) throw std::invalid_argument("reader is closed");
+  backend_->wake();
+  under_way_.push_back(&job);
+}
+
+void Reader::close() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  queue_.close();
+  backend_.reset();
+  for (SourceFile& file : set_.files) file.close();
+}
+
+std::unique_ptr<Job> Reader::take_job() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (idle_.empty()) return std::make_unique<Job>();
+  std::unique_ptr<Job> job = std::move(idle_.back());
+  idle_.pop_back();
+  return job;
+}
+
+void Reader::give_back(std::unique_ptr<Job> job) {
+  // Let go of outside the lock, since the last owner unmaps the memory; but no earlier than the
+  // job leaves the list that start() looks through.
+  std::shared_ptr<AlignedBuffer> released;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  under_way_.erase(std::remove(under_way_.begin(), under_way_.end(), job.get()), under_way_.end());
+  idle_.push_back(std::move(job));
+}
+
+Batch::Batch(std::shared_ptr<Reader> reader, std::unique_ptr<Job> job)
+    : reader_(std::move(reader)), job_(std::move(job)) {}
+
+Batch::~Batch() {
+  reader_->queue_.cancel(*job_);
+  reader_->give_back(std::move(job_));
+}
+
+bool Batch::ready() const {
+  return reader_->queue_.complete(*job_);
+}
+
+bool Batch::wait_for(std::chrono::milliseconds patience) {
+  return reader_->queue_.wait(*job_, patience);
+}
+
+ReadStats Batch::result() const {
+  const Job& job = *job_;
+  const std::string& path = job.file->path();
+  const std::string offset = std::to_string(job.fail_offset);
+  switch (job.stop) {
+    case Job::Stop::kNone:
+      break;
+    case Job::Stop::kError:
+      throw ReadFailure(
+          job.error, path, job.fail_offset,
+          path + ": reading at offset " + offset + " failed: " + errno_text(job.error));
+    case Job::Stop::kEndOfFile:
+      throw ReadFailure(ENODATA, path, job.fail_offset,
+                        path + ": the file ends at offset " + offset +
+                            ", inside an extent: it was cut short after it was opened");
+    case Job::Stop::kCancelled:
+    case Job::Stop::kClosed:
+      throw ReadFailure(ECANCELED, path, -1,
+                        path + ": the reader was closed before the read was done");
+  }
+  return {job.plan.bytes_wanted(), job.bytes_read,
+          static_cast<std::int64_t>(job.plan.requests().size()),
+          std::chrono::duration<double>(job.completed - job.submitted).count()};
+}
+
+bool io_uring_available() {
+  JobQueue queue;
+  try {
+    make_uring_backend(queue, {1, 1, false, 1});
+  } catch (const BackendUnavailable&) {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace neuron_chunk

@@ -1,0 +1,27 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The errors a user can meet. Each message names the thing and the cure in one line."""
+
+
+class NeuronChunkError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class BundleError(NeuronChunkError):
+    """A bundle is missing, malformed, damaged or can't be written."""
+
+
+class ModelError(NeuronChunkError):
+    """A Hugging Face model folder can't be used (unknown family, missing shard, wrong shape)."""
+
+
+class ReadError(NeuronChunkError):
+    """Reading from flash failed; carries path, offset and the system's reason."""
+
+
+class MemoryBudgetError(NeuronChunkError):
+    """The declared memory budget can't hold what must be resident."""
+
+
+class RequestError(NeuronChunkError):
+    """A question can't be answered as asked (no prompt, no image, empty image)."""

@@ -1,0 +1,198 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The native selection against numpy and against Algorithm 1 written out in plain Python."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuron_chunk_ros._native import select_greedy, select_topk
+
+
+def to_intervals(rows):
+    """Ascending, merged (first, rows) of a collection of row numbers."""
+    found = []
+    for row in sorted(rows):
+        if found and found[-1][0] + found[-1][1] == row:
+            found[-1][1] += 1
+        else:
+            found.append([row, 1])
+    return found
+
+
+def plain_seconds(latency, kib):
+    if kib <= 1:
+        return latency[0]
+    if kib >= len(latency):
+        return latency[-1] * (kib / len(latency))
+    below = int(kib)
+    return latency[below - 1] + (latency[below] - latency[below - 1]) * (kib - below)
+
+
+def plain_greedy(importance, rows, row_bytes, latency, min_kib, max_kib, step_kib, jump_kib):
+    """Algorithm 1 of arXiv 2511.18692, line by line."""
+    n = len(importance)
+    rows = max(0, min(rows, n))
+    least, most, step, jump = (
+        max(1, math.floor(kib * 1024 / row_bytes))
+        for kib in (min_kib, max_kib, step_kib, jump_kib))
+    sums = [0.0]
+    for value in importance:
+        sums.append(sums[-1] + (0.0 if math.isnan(value) else float(value)))
+    windows = []
+    for r in range(least, most + 1, step):
+        cost = plain_seconds(latency, r * row_bytes / 1024)
+        for first in range(0, n - r + 1, min(r, jump)):
+            windows.append(((sums[first + r] - sums[first]) / cost, first, r))
+    windows.sort(key=lambda window: -window[0])
+    chosen = set()
+    for _, first, r in windows:
+        if len(chosen) == rows:
+            break
+        if r > rows - len(chosen) or any(row in chosen for row in range(first, first + r)):
+            continue
+        chosen.update(range(first, first + r))
+    return to_intervals(chosen)
+
+
+def plain_topk(importance, rows):
+    key = np.where(np.isnan(importance), -np.inf, importance)
+    order = np.argsort(-key, kind='stable')
+    return to_intervals(order[:max(0, rows)].tolist())
+
+
+def table(rng, length):
+    """A latency table as devices have them: a fixed cost, a slope, some noise."""
+    a, b = rng.uniform(1e-6, 3e-4), rng.uniform(1e-8, 1e-6)
+    return a + b * np.arange(1, length + 1) * rng.uniform(0.8, 1.2, length)
+
+
+def importance(rng, n):
+    """Smooth, heavy-tailed, coarse (many ties), constant or partly zero or NaN."""
+    kind = rng.integers(6)
+    values = rng.lognormal(0, 1, n)
+    if kind == 1:
+        values = rng.integers(0, 4, n)
+    elif kind == 2:
+        values = np.full(n, 0.5)
+    elif kind == 3:
+        values[rng.random(n) < 0.5] = 0
+    elif kind == 4:
+        values[rng.random(n) < 0.1] = np.nan
+    elif kind == 5:
+        values = np.sort(values)[::-1]
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_greedy_is_algorithm_1(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        n = int(rng.integers(1, 300))
+        values = importance(rng, n)
+        row_bytes = int(rng.choice([256, 700, 1024, 1792, 3000, 8192]))
+        latency = table(rng, int(rng.integers(1, 300)))
+        least = float(rng.uniform(0.5, 20))
+        most = least + float(rng.uniform(0, 200))
+        step, jump = float(rng.uniform(0.5, 30)), float(rng.uniform(0.5, 30))
+        rows = int(rng.integers(-1, n + 3))
+        got = select_greedy(values, rows, row_bytes, latency, least, most, step, jump)
+        want = plain_greedy(values, rows, row_bytes, latency, least, most, step, jump)
+        assert got.dtype == np.int64 and got.shape == (len(want), 2)
+        assert got.tolist() == want
+
+
+def test_greedy_is_algorithm_1_where_it_sorts_in_rounds():
+    """Enough windows that they are sorted a part at a time."""
+    rng = np.random.default_rng(99)
+    for _ in range(3):
+        values = importance(rng, 4864)
+        latency = table(rng, 348)
+        arguments = (values, int(rng.integers(500, 4000)), 1792, latency, 8, 348, 8, 8)
+        assert select_greedy(*arguments).tolist() == plain_greedy(*arguments)
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_topk_is_numpys(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        n = int(rng.integers(1, 500))
+        values = importance(rng, n)
+        rows = int(rng.integers(-2, n + 3))
+        assert select_topk(values, rows).tolist() == plain_topk(values, rows)
+
+
+floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(floats, min_size=1, max_size=80), st.integers(-3, 90))
+def test_topk_takes_any_floats(values, rows):
+    values = np.array(values, np.float32)
+    assert select_topk(values, rows).tolist() == plain_topk(values, rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(floats, min_size=1, max_size=150), st.integers(-3, 170), st.integers(1, 5000))
+def test_greedy_keeps_its_promises_on_any_floats(values, rows, row_bytes):
+    values = np.array(values, np.float32)
+    got = select_greedy(values, rows, row_bytes, np.linspace(1e-5, 1e-4, 40), 2, 30, 2, 2)
+    assert got[:, 1].sum() <= max(0, min(rows, len(values)))
+    assert (got[:, 1] > 0).all() and (got[:, 0] >= 0).all()
+    ends = got.sum(axis=1)
+    assert (got[1:, 0] > ends[:-1]).all()
+    assert not len(ends) or ends[-1] <= len(values)
+
+
+def test_nothing_to_choose_from():
+    empty = np.empty(0, np.float32)
+    assert select_topk(empty, 5).shape == (0, 2)
+    assert select_greedy(empty, 5, 1024, [1e-5], 1, 1, 1, 1).shape == (0, 2)
+
+
+def test_topk_ties_go_to_the_lower_index():
+    assert select_topk(np.array([1, 2, 2, 1, 2], np.float32), 2).tolist() == [[1, 2]]
+
+
+def test_a_window_above_the_budget_leaves_it_unfilled():
+    """A known limit of the algorithm: rows that no window fits into stay unused."""
+    got = select_greedy(np.ones(64, np.float32), 10, 1024, np.full(8, 1e-5), 4, 4, 4, 4)
+    assert got[:, 1].sum() == 8
+
+
+@pytest.mark.parametrize('change', [
+    {'row_bytes': 0}, {'latency': []}, {'latency': [0.0]}, {'latency': [float('nan')]},
+    {'min_kib': 0}, {'step_kib': -1}, {'jump_kib': float('inf')}, {'min_kib': 9, 'max_kib': 8},
+    {'importance': np.ones((2, 2), np.float32)},
+])
+def test_bad_arguments(change):
+    arguments = {
+        'importance': np.ones(8, np.float32), 'rows': 4, 'row_bytes': 512, 'latency': [1e-5],
+        'min_kib': 1, 'max_kib': 2, 'step_kib': 1, 'jump_kib': 1} | change
+    with pytest.raises(ValueError):
+        select_greedy(**arguments)
+
+
+def test_from_several_threads():
+    """The scratch memory is each thread's own."""
+    rng = np.random.default_rng(5)
+    cases = [importance(rng, 2000) for _ in range(4)]
+    latency = table(rng, 200)
+    want = [select_greedy(v, 700, 1792, latency, 8, 200, 8, 8).tolist() for v in cases]
+    wrong = []
+
+    def work(values, expected):
+        for _ in range(30):
+            if select_greedy(values, 700, 1792, latency, 8, 200, 8, 8).tolist() != expected:
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(cases, want, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
