@@ -1,0 +1,66 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging for pip and for colcon (ament_python). Builds native/ and neuron_chunk_interfaces/."""
+
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+# colcon --symlink-install runs a link to this file, so the checkout is where the link points.
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / 'tools'))
+
+from build_commands import BuildNative, Develop, InstallData  # noqa: E402
+
+NAME = 'neuron_chunk_ros'
+
+
+def share(folder, pattern):
+    """Return the data_files entry for one folder of the checkout; its sources are relative."""
+    files = sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern))
+    return f'share/{NAME}/{folder}', [str(path) for path in files]
+
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Vision-language models for robots whose weights stay on flash',
+    author='The neuron_chunk_ros authors',
+    maintainer='The neuron_chunk_ros authors',
+    maintainer_email='maintainers@example.com',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    # Looked up beside this file: colcon may run a link to it from its build folder.
+    packages=find_packages(where=str(ROOT), include=[NAME, f'{NAME}.*']),
+    package_data={f'{NAME}.tabletop': ['model/*']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        share('config', '*.yaml'),
+        share('launch', '*.launch.py'),
+    ],
+    ext_modules=[Extension(f'{NAME}._native', sources=[])],
+    cmdclass={'build_ext': BuildNative, 'develop': Develop, 'install_data': InstallData},
+    # Ranges, not pins: a Jetson brings its own torch. The tested set is in requirements/.
+    install_requires=[
+        'accelerate',
+        'matplotlib',
+        'numpy>=1.26',
+        'pillow',
+        'safetensors',
+        'tokenizers',
+        'torch>=2.4',
+        'tqdm',
+        'transformers>=5.0',
+    ],
+    entry_points={
+        'console_scripts': [
+            f'neuron-chunk = {NAME}.cli.main:main',
+            f'neuron_chunk_demo = {NAME}.node.demo:main',
+            f'tabletop_publisher = {NAME}.node.tabletop_publisher:main',
+            f'vlm_node = {NAME}.node.vlm_node:main',
+        ],
+    },
+    zip_safe=False,
+)
