@@ -1,0 +1,7 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which neurons to read: importance, selection policies and the runs they choose."""
+
+from neuron_chunk_ros.chunking.policies import POLICIES, make_policy
+
+__all__ = ['POLICIES', 'make_policy']

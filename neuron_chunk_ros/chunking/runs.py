@@ -1,0 +1,74 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of rows: int64 arrays [n, 2] of (first row, rows), ascending, disjoint, not touching."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def whole(rows: int) -> np.ndarray:
+    """Return the one run that holds every row."""
+    return np.array([[0, rows]], np.int64)
+
+
+def count(runs: np.ndarray) -> int:
+    """Return how many rows the runs hold."""
+    return int(runs[:, 1].sum())
+
+
+def union(choices: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """Return the runs of all rows that any of the choices holds."""
+    if len(choices) == 1:
+        return choices[0]
+    edges = np.zeros(rows + 1, np.int32)
+    for runs in choices:
+        edges[runs[:, 0]] += 1            # within a choice no two runs start or end together
+        edges[runs.sum(axis=1)] -= 1
+    chosen = np.concatenate([[0], np.cumsum(edges) > 0, [0]])
+    steps = np.flatnonzero(np.diff(chosen))
+    return np.stack([steps[::2], steps[1::2] - steps[::2]], axis=1).astype(np.int64)
+
+
+def indices(runs: np.ndarray) -> np.ndarray:
+    """Return the row numbers the runs hold, int64, ascending."""
+    ends = np.cumsum(runs[:, 1])
+    offsets = np.repeat(runs[:, 0] - ends + runs[:, 1], runs[:, 1])
+    return offsets + np.arange(len(offsets))
+
+
+def contiguity(runs: np.ndarray, bins: int = 24) -> np.ndarray:
+    """Histogram of run lengths: entry k counts the runs of 2^k to 2^(k+1) - 1 rows.
+
+    The contiguity distribution of Neuron Chunking (section 3), in powers of two.
+    """
+    return np.bincount(np.log2(runs[:, 1]).astype(np.int64), minlength=bins)[:bins]
+
+
+def pieces(runs: np.ndarray, row_bytes: int, limit: int, slack: int,
+           multiple: int = 1) -> list[np.ndarray]:
+    """Cut runs, in order, into pieces that each fit a buffer.
+
+    :param limit: bytes a piece may need, `slack` bytes for every run counted in.
+    :param multiple: a run too long for one piece is cut at multiples of so many rows, if that
+        many fit at all.
+    :raises ValueError: where not even one row fits.
+    """
+    most = (limit - slack) // row_bytes
+    if most < 1:
+        raise ValueError(f'a row of {row_bytes} bytes does not fit a buffer of {limit}')
+    if most > multiple:
+        most -= most % multiple
+    # Runs longer than a piece are cut first; then whole runs are packed in order.
+    parts = -(-runs[:, 1] // most)
+    ends = np.cumsum(parts)
+    number = np.arange(parts.sum()) - np.repeat(ends - parts, parts)
+    first = np.repeat(runs[:, 0], parts) + number * most
+    length = np.minimum(np.repeat(runs.sum(axis=1), parts) - first, most)
+    cost = np.cumsum(length * row_bytes + slack)
+    cut, start, paid = [], 0, 0
+    while start < len(first):
+        end = int(np.searchsorted(cost, paid + limit, side='right'))
+        cut.append(np.stack([first[start:end], length[start:end]], axis=1))
+        start, paid = end, cost[end - 1]
+    return cut

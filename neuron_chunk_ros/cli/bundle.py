@@ -1,0 +1,136 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""neuron-chunk convert, inspect, verify, synthesize: a model's way into a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+
+from neuron_chunk_ros.cli.progress import byte_progress
+
+_DTYPES = ('bfloat16', 'float16', 'float32')
+
+
+def register(subparsers) -> None:
+    """Add the sub-commands to the parser of `neuron-chunk`."""
+    convert = _add(subparsers, 'convert', _convert, 'prepare a Hugging Face model for flash')
+    convert.add_argument('model', metavar='MODEL_DIR', help='folder with config.json, safetensors')
+    convert.add_argument('bundle', metavar='BUNDLE_DIR', help='folder to write; must not exist')
+    convert.add_argument('--dtype', choices=_DTYPES, help='round weights (default: as they are)')
+
+    inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
+    inspect.add_argument('bundle', metavar='BUNDLE_DIR')
+    inspect.add_argument('--json', action='store_true', help='everything, for programs')
+
+    verify = _add(subparsers, 'verify', _verify, 'compare a bundle with its checksums')
+    verify.add_argument('bundle', metavar='BUNDLE_DIR')
+
+    synthesize = _add(subparsers, 'synthesize', _synthesize,
+                      'write a random model of a real architecture and size')
+    synthesize.add_argument('preset', metavar='PRESET', nargs='?',
+                            help='architecture; without any, the known ones are listed')
+    synthesize.add_argument('model', metavar='MODEL_DIR', nargs='?',
+                            help='folder to write; must not exist')
+    synthesize.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
+    synthesize.add_argument('--dtype', choices=_DTYPES, default='bfloat16')
+    synthesize.set_defaults(parser=synthesize)
+
+
+def _add(subparsers, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.model.convert import convert
+    with byte_progress('convert') as progress:
+        bundle = convert(args.model, args.bundle, args.dtype, progress)
+    print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
+          f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}')
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.storage.bundle import Bundle
+    bundle = Bundle.open(args.bundle)
+    if args.json:
+        print(json.dumps({
+            'path': str(bundle.path), 'family': bundle.family, 'dtype': bundle.dtype,
+            'flash_bytes': bundle.flash_bytes, 'flash_files': [p.name for p in bundle.flash_files],
+            'resident_bytes': bundle.resident_bytes, 'resident_file': bundle.resident_file.name,
+            'files': sorted(bundle.files), 'calibration': bundle.calibration,
+            'provenance': bundle.provenance,
+            'groups': [dataclasses.asdict(group) for group in bundle.groups.values()],
+        }, indent=1))
+        return 0
+    facts = {
+        'bundle': bundle.path, 'family': bundle.family, 'dtype': bundle.dtype,
+        'flash': f'{_mb(bundle.flash_bytes)} MB in {len(bundle.groups)} groups, '
+                 f'files: {", ".join(path.name for path in bundle.flash_files)}',
+        'resident': f'{_mb(bundle.resident_bytes)} MB in {len(bundle.resident_tensors)} tensors',
+        'files': ', '.join(sorted(bundle.files)),
+        'calibration': 'none' if bundle.calibration is None else ', '.join(bundle.calibration),
+        'provenance': json.dumps(bundle.provenance),
+    }
+    for key, value in facts.items():
+        print(f'{key:<12} {value}')
+    print()
+    print(f'{"groups":<20} {"count":>5} {"rows":>7} {"columns":>8} {"row bytes":>9} {"MB":>9}  '
+          f'members')
+    for (name, group), count in _alike(bundle.groups.values()).items():
+        members = ' + '.join(f'{label} {columns}' for label, columns in group[2])
+        print(f'{name:<20} {count:>5} {group[0]:>7} {sum(c for _, c in group[2]):>8} '
+              f'{group[1]:>9} {_mb(count * group[0] * group[1]):>9}  {members}')
+    return 0
+
+
+def _alike(groups) -> dict:
+    """Count groups that differ only in their layer: ((name, shape) -> count), in order."""
+    counts: dict = {}
+    for group in groups:
+        members = tuple((m.name.rsplit('.', 1)[-1], m.columns) for m in group.members)
+        key = (re.sub(r'\d+', '*', group.name, count=1), (group.rows, group.row_bytes, members))
+        counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.storage.bundle import Bundle
+    from neuron_chunk_ros.storage.verify import verify
+    bundle = Bundle.open(args.bundle)
+    with byte_progress('verify') as progress:
+        problems = verify(bundle, progress)
+    for problem in problems:
+        print(f'neuron-chunk: damaged: {problem}', file=sys.stderr)
+    if problems:
+        return 1
+    print(f'{bundle.path}: {len(bundle.groups)} groups, resident tensors and '
+          f'{len(bundle.files)} files are intact')
+    return 0
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.model.presets import PRESETS
+    if args.preset is None:
+        for preset in PRESETS.values():
+            text = preset.config['text_config']
+            print(f'{preset.name:<26} {preset.config["model_type"]:<16} '
+                  f'{text["num_hidden_layers"]} layers, hidden {text["hidden_size"]}')
+        return 0
+    if args.model is None:
+        args.parser.error('MODEL_DIR is missing')
+    from neuron_chunk_ros.model.synthesize import synthesize
+    with byte_progress('synthesize') as progress:
+        folder = synthesize(args.preset, args.model, seed=args.seed, dtype=args.dtype,
+                            progress=progress)
+    print(f'{folder}: {args.preset}, random weights, seed {args.seed}, {args.dtype}')
+    return 0
+
+
+def _mb(nbytes: int) -> str:
+    return f'{nbytes / 1e6:.1f}'

@@ -1,0 +1,53 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""LLaVA-OneVision: each camera frame is a one-frame video.
+
+That is the family's compact form (196 pooled tokens and a newline for 384 x 384), the one the
+Neuron Chunking paper appends frames in. transformers' own video processor needs torchvision; a
+frame's part of it is a resize and a normalisation, so it is done here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.model.pixels import squash
+from neuron_chunk_ros.model.prompts.base import PromptBuilder
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class LlavaOnevisionPrompt(PromptBuilder):
+    """Builds input_ids and pixel_values_videos [images, 1, 3, size, size]."""
+
+    image_part = 'video'
+
+    def __init__(self, folder: Path, config):
+        super().__init__(folder, config)
+        self.visual_ids = (config.video_token_id, config.image_token_id)
+        self.placeholder = self.tokenizer.convert_ids_to_tokens(config.video_token_id)
+        vision = config.vision_config
+        self.size = vision.image_size
+        side = math.ceil(vision.image_size // vision.patch_size / 2)
+        self.frame_tokens = side * side + 1
+        # Old folders have no file for videos; both processors then share their settings.
+        pixels = (self.settings('video_preprocessor_config.json')
+                  or self.settings('preprocessor_config.json'))
+        self.mean = pixels.get('image_mean', _CLIP_MEAN)
+        self.std = pixels.get('image_std', _CLIP_STD)
+
+    def build(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """See PromptBuilder.build."""
+        text = self.chat(prompt, len(images))
+        inputs = self.tokenize(text.replace(self.placeholder,
+                                            self.placeholder * self.frame_tokens))
+        if images:
+            frames = np.stack([squash(i, self.size, self.mean, self.std) for i in images])
+            inputs['pixel_values_videos'] = torch.from_numpy(frames)[:, None]
+        return inputs

@@ -1,0 +1,41 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen2-VL: images at their own resolution, one token for each 28 x 28 pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor
+
+from neuron_chunk_ros.model.prompts.base import PromptBuilder
+
+
+class Qwen2VLPrompt(PromptBuilder):
+    """Builds input_ids, mm_token_type_ids, pixel_values [patches, width], image_grid_thw."""
+
+    def __init__(self, folder: Path, config):
+        super().__init__(folder, config)
+        self.visual_ids = (config.image_token_id, config.video_token_id)
+        self.placeholder = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
+        # The PIL back end gives the same pixels on machines with and without torchvision.
+        self.processor = AutoImageProcessor.from_pretrained(
+            self.folder, local_files_only=True, backend='pil')
+
+    def build(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """See PromptBuilder.build."""
+        text = self.chat(prompt, len(images))
+        pixels = {}
+        if images:
+            pixels = dict(self.processor(images=list(images), return_tensors='pt',
+                                         input_data_format='channels_last'))
+            parts = text.split(self.placeholder)
+            counts = pixels['image_grid_thw'].prod(dim=1) // self.processor.merge_size ** 2
+            text = parts[0] + ''.join(self.placeholder * int(n) + part for n, part in zip(
+                counts, parts[1:], strict=True))
+        inputs = self.tokenize(text)
+        inputs['mm_token_type_ids'] = (inputs['input_ids'] == self.visual_ids[0]).long()
+        return inputs | pixels

@@ -1,0 +1,218 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Multiplying by rows that stream in from flash.
+
+A group's chosen rows are cut into pieces that fit a buffer. While one piece is multiplied the
+next is being read; where nothing is skipped, the next group's first piece too, since its rows
+need not be chosen first. Memory is the buffers, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.chunking import make_policy, runs
+from neuron_chunk_ros.model.products import STEP, Products
+from neuron_chunk_ros.model.telemetry import StepTelemetry
+from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.profile import Profile
+from neuron_chunk_ros.storage.reader import Reader
+
+BUFFERS = 3
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
+
+
+@dataclass
+class _Flight:
+    """A piece under way: its rows, the buffer it lands in and the batch that reads it."""
+
+    group: str
+    rows: np.ndarray
+    buffer: int
+    batch: object
+
+
+class Streamer:
+    """Reads chosen rows and multiplies by them; keeps the bill of the current step."""
+
+    def __init__(self, bundle: Bundle, reader: Reader, *, policy: str, sparsity: float,
+                 text_sparsity: float, piece_bytes: int, profile: Profile):
+        """Allocate the buffers.
+
+        :param sparsity: fraction of rows not read, for visual tokens and decoded ones.
+        :param text_sparsity: the same for the text tokens of a prompt.
+        :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
+        """
+        self.bundle, self.reader, self.profile = bundle, reader, profile
+        self.check: Callable[[], None] = lambda: None  # may raise to stop a step midway
+        self._slack = 2 * max(reader.block_size, 512)
+        least = max(g.row_bytes for g in bundle.groups.values()) + self._slack
+        most = max(g.nbytes for g in bundle.groups.values()) + self._slack
+        self.piece_bytes = max(least, min(piece_bytes, most))
+        self._buffers = [reader.allocate(self.piece_bytes) for _ in range(BUFFERS)]
+        self._views = [torch.frombuffer(b, dtype=torch.uint8) for b in self._buffers]
+        self._product = Products()
+        self._turn = 0
+        self._flights: deque[_Flight] = deque()
+        names = list(bundle.groups)
+        self._after = dict(zip(names, names[1:] + names[:1], strict=True))
+        self._last = names[-1]
+        self._file = {name: bundle.file_index(g) for name, g in bundle.groups.items()}
+        self.configure(policy, sparsity, text_sparsity)
+        self.begin('prefill', None)
+
+    def configure(self, policy: str, sparsity: float, text_sparsity: float) -> None:
+        """Change what is skipped, between two steps."""
+        self.policy, self.sparsity, self.text_sparsity = policy, sparsity, text_sparsity
+        self._select = make_policy(policy, self.profile)
+        self.dense = policy == 'dense' or (sparsity == 0 and text_sparsity == 0)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory the buffers take."""
+        return sum(b.nbytes for b in self._buffers)
+
+    def begin(self, step: str, visual: torch.Tensor | None) -> None:
+        """Start a step.
+
+        :param visual: bool [tokens], True at visual tokens; None where there are none.
+        """
+        self._bill = StepTelemetry(step, backend=self.reader.backend,
+                                   direct_io=self.reader.direct)
+        self._kept = 0.0
+        self._kinds = self._token_kinds(step, visual)
+        # One kind of token that wants every row has all of them read; once there, they serve
+        # the other kind as well.
+        self._all = self.dense or any(sparsity == 0 for _, sparsity in self._kinds)
+
+    def end(self, tokens: int, seconds: float) -> StepTelemetry:
+        """Close the step and hand out its bill."""
+        bill = self._bill
+        bill.tokens, bill.seconds = tokens, seconds
+        bill.importance_kept = self._kept / bill.rows_total if bill.rows_total else 1.0
+        return bill
+
+    def close(self) -> None:
+        """Wait for reads under way, let go of the buffers."""
+        self._drain()
+        self._views, self._buffers = [], []
+
+    def abandon(self) -> None:
+        """Forget the reads of an interrupted step."""
+        self._drain()
+
+    def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
+        """Return inputs @ W over the rows the policy chooses.
+
+        :param inputs: [tokens, rows] on the model's device.
+        :return: [tokens, columns], the inputs' dtype.
+        """
+        self.check()
+        started = time.perf_counter()
+        chosen = self._choose(group, inputs)
+        waiting = self._cut(group, chosen)
+        self._bill.select_seconds += time.perf_counter() - started
+        if self._flights and not (self._flights[0].group == group.name and np.array_equal(
+                self._flights[0].rows, waiting[0])):
+            self._drain()  # read ahead for another selection
+        whole, product = len(waiting) == 1, None
+        pending = deque(waiting[len(self._flights):])
+        for rows in waiting:
+            while pending and len(self._flights) < BUFFERS - 1:
+                self._launch(group, pending.popleft())
+            if self._all and not pending and len(self._flights) < BUFFERS - 1:
+                self._read_ahead(group)
+            weights = self._land(group)
+            started = time.perf_counter()
+            part = self._part(group, inputs, rows, weights)
+            if whole:
+                product = part
+            else:
+                # Pieces are added in float32: in bfloat16 each sum would round once more.
+                product = part.float() if product is None else product.add_(part)
+            self._bill.compute_seconds += time.perf_counter() - started
+            self.check()
+        return product.to(inputs.dtype)
+
+    def _token_kinds(self, step: str, visual: torch.Tensor | None):
+        """Return [(tokens of this kind or None for all, sparsity)] for the step."""
+        if step == 'decode' or visual is None or not bool(visual.any()):
+            return [(None, self.sparsity if step == 'decode' else self.text_sparsity)]
+        # Text and visual tokens never share a selection: their activations have little in
+        # common, and one mixed selection costs most of the accuracy.
+        return [(visual, self.sparsity), (~visual, self.text_sparsity)]
+
+    def _choose(self, group: Group, inputs: torch.Tensor) -> np.ndarray:
+        bill, rows = self._bill, group.rows
+        if self._all:
+            chosen = runs.whole(rows)
+            self._kept += rows
+        else:
+            magnitude = inputs.abs().float()
+            choices = []
+            for tokens, sparsity in self._kinds:
+                mine = magnitude if tokens is None else magnitude[tokens]
+                importance = mine.mean(dim=0).cpu().numpy()
+                choices.append(self._select(importance, max(1, round(rows * (1 - sparsity))),
+                                            group.row_bytes))
+            chosen = runs.union(choices, rows)
+            every = magnitude.mean(dim=0).cpu().numpy()
+            total = float(every.sum())
+            self._kept += rows * (float(every[runs.indices(chosen)].sum()) / total
+                                  if total else 1.0)
+        bill.chunks += len(chosen)
+        bill.rows_selected += runs.count(chosen)
+        bill.rows_total += rows
+        bill.contiguity = [a + int(b) for a, b in zip(
+            bill.contiguity, runs.contiguity(chosen, len(bill.contiguity)), strict=True)]
+        return chosen
+
+    def _cut(self, group: Group, chosen: np.ndarray) -> list[np.ndarray]:
+        return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
+
+    def _launch(self, group: Group, rows: np.ndarray) -> None:
+        batch = self.reader.submit(self._file[group.name], group.extents(rows),
+                                   self._buffers[self._turn])
+        self._flights.append(_Flight(group.name, rows, self._turn, batch))
+        self._turn = (self._turn + 1) % BUFFERS
+
+    def _read_ahead(self, group: Group) -> None:
+        following = self.bundle.groups[self._after[group.name]]
+        if not self.dense and group.name == self._last:
+            return  # the next step may choose
+        self._launch(following, self._cut(following, runs.whole(following.rows))[0])
+
+    def _land(self, group: Group) -> torch.Tensor:
+        """Wait for the oldest piece; return its rows [n, columns]."""
+        flight = self._flights.popleft()
+        started = time.perf_counter()
+        stats = flight.batch.wait()
+        bill = self._bill
+        bill.wait_seconds += time.perf_counter() - started
+        bill.bytes_read += stats.bytes_read
+        bill.bytes_used += stats.bytes_wanted
+        bill.requests += stats.requests
+        bill.read_seconds += stats.seconds
+        used = runs.count(flight.rows) * group.row_bytes
+        weights = self._views[flight.buffer][:used].view(DTYPES[group.dtype])
+        return weights.view(-1, group.columns)
+
+    def _part(self, group: Group, inputs: torch.Tensor, rows: np.ndarray,
+              weights: torch.Tensor) -> torch.Tensor:
+        if len(rows) == 1:
+            first, length = rows[0]
+            mine = inputs[:, first:first + length]
+        else:
+            mine = inputs[:, torch.from_numpy(runs.indices(rows)).to(inputs.device)]
+        # The cast does nothing but for float16 on a CPU, whose products only bfloat16 makes fast.
+        return self._product(mine, weights.to(inputs.device, inputs.dtype))
+
+    def _drain(self) -> None:
+        while self._flights:
+            self._flights.popleft().batch.wait()

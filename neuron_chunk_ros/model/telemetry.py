@@ -1,0 +1,76 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a step and an answer cost: plain records, no logic beyond adding up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+BINS = 24
+
+
+@dataclass
+class StepTelemetry:
+    """One pass through the decoder, or the sum of an answer's passes."""
+
+    step: str                    # 'prefill', 'decode', or 'answer' for a sum
+    tokens: int = 0              # tokens that went through the decoder
+    bytes_read: int = 0          # moved from the device, alignment included
+    bytes_used: int = 0          # of these, bytes of chosen rows
+    chunks: int = 0              # runs of neighbouring rows chosen
+    requests: int = 0            # reads the device was asked for
+    rows_selected: int = 0
+    rows_total: int = 0
+    importance_kept: float = 1.0  # importance of the chosen rows / of all, mean over groups
+    contiguity: list[int] = field(default_factory=lambda: [0] * BINS)
+    # contiguity[k]: chunks of 2^k to 2^(k+1) - 1 rows
+    read_seconds: float = 0.0    # reads in flight
+    wait_seconds: float = 0.0    # computing stood still for reads
+    select_seconds: float = 0.0
+    compute_seconds: float = 0.0  # flash-backed products
+    seconds: float = 0.0         # the whole step
+    backend: str = ''            # 'io_uring' or 'threads'
+    direct_io: bool = False
+
+    @staticmethod
+    def total(steps: Iterable[StepTelemetry]) -> StepTelemetry:
+        """Add up an answer's steps; importance kept is weighted by the rows at stake."""
+        steps = list(steps)
+        result = StepTelemetry('answer')
+        for name in ('tokens', 'bytes_read', 'bytes_used', 'chunks', 'requests', 'rows_selected',
+                     'rows_total', 'read_seconds', 'wait_seconds', 'select_seconds',
+                     'compute_seconds', 'seconds'):
+            setattr(result, name, sum(getattr(s, name) for s in steps))
+        result.contiguity = [sum(column) for column in zip(*(s.contiguity for s in steps),
+                                                           strict=True)] or [0] * BINS
+        if result.rows_total:
+            result.importance_kept = sum(
+                s.importance_kept * s.rows_total for s in steps) / result.rows_total
+        if steps:
+            result.backend, result.direct_io = steps[-1].backend, steps[-1].direct_io
+        return result
+
+
+@dataclass
+class Timing:
+    """Where an answer's time went [s]."""
+
+    preprocess: float = 0.0
+    vision: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Answer:
+    """An answer and its bill."""
+
+    text: str
+    confidence: float            # geometric mean of the tokens' probabilities
+    tokens: int
+    finish_reason: str           # 'stop', 'length', 'deadline' or 'cancelled'
+    timing: Timing
+    io: StepTelemetry
+    steps: list[StepTelemetry]

@@ -1,0 +1,202 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a bundle: laid out before the first byte, written group by group, atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.storage.atomic import AtomicFolder, write_all, write_file
+from neuron_chunk_ros.storage.bundle import FORMAT, VERSION, is_plain_name
+from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES, carries
+from neuron_chunk_ros.storage.layout import BUNDLE_JSON, RESIDENT_FILE, GroupPlan
+from neuron_chunk_ros.storage.safetensors_header import TensorEntry, plan_header
+
+MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
+
+
+@dataclass(frozen=True)
+class ResidentTensor:
+    """A tensor that stays in memory; data is bytes-like or a function that yields its pieces."""
+
+    name: str
+    dtype: str  # by safetensors' name
+    shape: tuple[int, ...]
+    data: Any | Callable[[], Iterable]
+
+
+@dataclass
+class _Shard:
+    name: str
+    header: bytes
+    entries: dict[str, TensorEntry]
+
+    @property
+    def nbytes(self) -> int:
+        return max(entry.end for entry in self.entries.values())
+
+
+class BundleWriter:
+    """Context manager that writes one bundle; nothing is left behind if its body raises.
+
+    Every planned group must be written once, in any order, then the resident tensors, and at
+    least config.json copied. Raises BundleError for what doesn't fit the plan, an existing
+    target, too little space.
+    """
+
+    def __init__(self, target: Path, family: str, dtype: str, groups: Sequence[GroupPlan],
+                 provenance: dict, *, resident_bytes: int = 0,
+                 max_shard_bytes: int = MAX_SHARD_BYTES):
+        """resident_bytes: what resident tensors and copied files need, for the space check."""
+        if dtype not in WEIGHT_TYPES:
+            raise BundleError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+        self._plans = {plan.name: plan for plan in groups}
+        if len(self._plans) != len(groups) or not groups:
+            raise BundleError('a bundle needs at least one group, each with its own name')
+        self._family, self._dtype, self._provenance = family, dtype, provenance
+        self._shards = self._lay_out(max_shard_bytes)
+        self._home = {name: shard for shard in self._shards
+                      for name in shard.entries if name in self._plans}
+        self.flash_file_bytes = sum(shard.nbytes for shard in self._shards)
+        self._folder = AtomicFolder(target, self.flash_file_bytes + resident_bytes)
+        self._descriptors: dict[str, int] = {}
+        self._checksums: dict[str, str] = {}
+        self._resident: dict | None = None
+        self._files: dict[str, str] = {}
+
+    def __enter__(self) -> BundleWriter:
+        self._folder.__enter__()
+        try:
+            for shard in self._shards:
+                self._create(shard)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException as error:
+            kind, value, traceback = type(error), error, error.__traceback__
+            raise
+        finally:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
+            self._folder.__exit__(kind, value, traceback)
+
+    def write_group(self, name: str, array: np.ndarray) -> None:
+        """Write a group's rows, array [rows, columns], bfloat16 as uint16."""
+        plan = self._plans.get(name)
+        if plan is None or name in self._checksums:
+            raise BundleError(f'group {name!r} is not planned or already written')
+        if array.shape != (plan.rows, plan.columns) or not carries(array, self._dtype):
+            raise BundleError(
+                f'group {name}: got {array.dtype} {list(array.shape)}, '
+                f'want {self._dtype} [{plan.rows}, {plan.columns}]')
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        shard = self._home[name]
+        write_all(self._descriptors[shard.name], data, shard.entries[name].begin)
+        self._checksums[name] = hashlib.sha256(data).hexdigest()
+
+    def write_resident(self, tensors: Iterable[ResidentTensor]) -> None:
+        """Write resident.safetensors; a tensor's pieces are asked for one after another."""
+        # wide elements first: every tensor then lies on a multiple of its element size
+        ordered = sorted(tensors, key=lambda tensor: -ITEM_BYTES[tensor.dtype])
+        names = [tensor.name for tensor in ordered]
+        if self._resident is not None or len(set(names)) != len(names):
+            raise BundleError('resident tensors are written once, each with its own name')
+        header, entries = plan_header(
+            ((tensor.name, tensor.dtype, tensor.shape) for tensor in ordered), align_each=False)
+        checksum = hashlib.sha256()
+
+        def pieces():
+            checksum.update(header)
+            yield header
+            for tensor in ordered:
+                size = 0
+                for piece in tensor.data() if callable(tensor.data) else (tensor.data,):
+                    view = memoryview(piece).cast('B')
+                    size += len(view)
+                    checksum.update(view)
+                    yield view
+                if size != entries[tensor.name].nbytes:
+                    raise BundleError(f'resident tensor {tensor.name}: got {size} bytes, '
+                                      f'want {entries[tensor.name].nbytes}')
+
+        size = write_file(self._folder.folder / RESIDENT_FILE, pieces())
+        self._resident = {'file': RESIDENT_FILE, 'bytes': size, 'sha256': checksum.hexdigest()}
+
+    def copy_file(self, path: Path) -> None:
+        """Copy a small file (config, tokenizer, processor) as it is, under its own name."""
+        path = Path(path)
+        if not is_plain_name(path.name) or path.name in (BUNDLE_JSON, RESIDENT_FILE):
+            raise BundleError(f'{path.name!r} cannot be the name of a file in a bundle')
+        data = path.read_bytes()
+        write_file(self._folder.folder / path.name, [data])
+        self._files[path.name] = hashlib.sha256(data).hexdigest()
+
+    def _lay_out(self, limit: int) -> list[_Shard]:
+        item = ITEM_BYTES[WEIGHT_TYPES[self._dtype]]
+        batches: list[list[GroupPlan]] = []
+        size = 0
+        for plan in self._plans.values():
+            nbytes = plan.rows * plan.columns * item
+            if not batches or size + nbytes > limit:
+                batches.append([])
+                size = 0
+            batches[-1].append(plan)
+            size += nbytes
+        shards = []
+        for index, batch in enumerate(batches, 1):
+            header, entries = plan_header(
+                ((plan.name, WEIGHT_TYPES[self._dtype], (plan.rows, plan.columns))
+                 for plan in batch), align_each=True)
+            shards.append(_Shard(f'flash-{index:05d}-of-{len(batches):05d}.safetensors',
+                                 header, entries))
+        return shards
+
+    def _create(self, shard: _Shard) -> None:
+        path = self._folder.folder / shard.name
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._descriptors[shard.name] = descriptor
+        write_all(descriptor, shard.header, 0)
+        # sparse until written: padding reads as zeros, and the space check has been made
+        os.ftruncate(descriptor, shard.nbytes)
+
+    def _finish(self) -> None:
+        missing = self._plans.keys() - self._checksums.keys()
+        if missing or self._resident is None or 'config.json' not in self._files:
+            what = (f'group {min(missing)}' if missing else
+                    'the resident tensors' if self._resident is None else 'config.json')
+            raise BundleError(f'{self._folder.target}: {what} was never written')
+        manifest = {
+            'format': FORMAT, 'version': VERSION, 'family': self._family, 'dtype': self._dtype,
+            'resident': self._resident, 'files': self._files,
+            'groups': [self._describe(plan) for plan in self._plans.values()],
+            'calibration': None, 'provenance': self._provenance,
+        }
+        text = json.dumps(manifest, indent=1) + '\n'
+        write_file(self._folder.folder / BUNDLE_JSON, [text.encode()])
+
+    def _describe(self, plan: GroupPlan) -> dict:
+        shard = self._home[plan.name]
+        return {
+            'name': plan.name, 'file': shard.name, 'tensor': plan.name,
+            'offset': shard.entries[plan.name].begin, 'rows': plan.rows, 'columns': plan.columns,
+            'row_bytes': plan.columns * ITEM_BYTES[WEIGHT_TYPES[self._dtype]],
+            'dtype': self._dtype,
+            'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
+            'scale': None, 'permutation': None, 'sha256': self._checksums[plan.name],
+        }

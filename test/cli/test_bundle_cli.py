@@ -1,0 +1,171 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a user runs it: what it prints, its exit codes, what is left behind."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main']
+
+
+def run(*arguments, **options):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True,
+                          timeout=120, **options)
+
+
+def refused(*arguments, **options):
+    """Run a command that must fail; return its one line."""
+    done = run(*arguments, **options)
+    assert done.returncode == 1 and done.stdout == ''
+    assert done.stderr.startswith('neuron-chunk: error: ') and done.stderr.count('\n') == 1
+    return done.stderr
+
+
+@pytest.fixture
+def bundle(tiny_bundles, tmp_path):
+    return Path(shutil.copytree(tiny_bundles['tiny-qwen2-vl'], tmp_path / 'bundle'))
+
+
+def test_help_is_fast():
+    seconds = []
+    for _ in range(5):
+        begun = time.monotonic()
+        done = run('--help')
+        seconds.append(time.monotonic() - begun)
+        assert done.returncode == 0
+    assert all(word in done.stdout for word in ('convert', 'inspect', 'verify', 'synthesize'))
+    # the best of five: the machine may be busy with something else
+    assert min(seconds) < 0.5
+
+
+def test_no_torch_for_what_needs_none(bundle):
+    code = ('import sys; from neuron_chunk_ros.cli.main import main; '
+            'status = main(sys.argv[1:]); assert "torch" not in sys.modules; sys.exit(status)')
+    for command in ('inspect', 'verify'):
+        done = subprocess.run([sys.executable, '-c', code, command, str(bundle)],
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_usage_errors():
+    for arguments in ([], ['convert'], ['unheard-of'], ['synthesize', 'tiny-qwen2-vl'],
+                      ['convert', 'a', 'b', '--dtype', 'int4']):
+        assert run(*arguments).returncode == 2
+
+
+def test_synthesize_convert_inspect_verify(tmp_path):
+    model, bundle = tmp_path / 'model', tmp_path / 'bundle'
+    done = run('synthesize', 'tiny-llava-onevision', model, '--seed', 3)
+    assert done.returncode == 0 and 'seed 3' in done.stdout, done.stderr
+    done = run('convert', model, bundle)
+    assert done.returncode == 0 and '12 groups' in done.stdout and done.stderr == ''
+    done = run('verify', bundle)
+    assert done.returncode == 0 and 'intact' in done.stdout
+    assert 'already exists' in refused('convert', model, bundle)
+    assert 'already exists' in refused('synthesize', 'tiny-qwen2-vl', model)
+
+
+def test_synthesize_lists_presets():
+    done = run('synthesize')
+    assert done.returncode == 0
+    for preset in ('llava-onevision-0.5b', 'llava-onevision-7b', 'qwen2-vl-2b'):
+        assert preset in done.stdout
+    assert 'qwen2-vl-2b' in refused('synthesize', 'gpt-5', 'x')
+
+
+def test_inspect(bundle):
+    text = run('inspect', bundle).stdout
+    for words in ('qwen2_vl', 'float32', 'neuron_chunk_ros', 'tokenizer.json',
+                  'q_proj 64 + k_proj 32 + v_proj 32', 'gate_proj 192 + up_proj 192'):
+        assert words in text
+    row = next(line for line in text.splitlines() if line.startswith('layers.*.gate_up'))
+    assert row.split()[1:5] == ['3', '64', '384', '1536']
+    report = json.loads(run('inspect', '--json', bundle).stdout)
+    assert report['groups'][0]['name'] == 'layers.0.qkv'
+    assert report['groups'][0]['members'][1]['columns'] == 32
+    assert report['flash_bytes'] == sum(
+        group['rows'] * group['row_bytes'] for group in report['groups'])
+    assert report['files'] and report['provenance']['source'] == 'tiny-qwen2-vl'
+
+
+def test_inspect_into_a_closed_pipe(bundle):
+    done = subprocess.run(f'{" ".join(COMMAND)} inspect --json {bundle} | head -1', shell=True,
+                          capture_output=True, text=True)
+    assert done.stdout == '{\n' and done.stderr == ''
+
+
+def test_verify_names_each_damaged_group(bundle):
+    groups = json.loads((bundle / 'bundle.json').read_text())['groups']
+    for group in (groups[1], groups[7]):
+        with open(bundle / group['file'], 'r+b') as file:
+            file.seek(group['offset'] + 10)
+            file.write(b'damage')
+    done = run('verify', bundle)
+    assert done.returncode == 1 and done.stdout == ''
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    for line, group in zip(lines, (groups[1], groups[7]), strict=True):
+        assert line.startswith('neuron-chunk: damaged: group ' + group['name'] + ' ')
+
+
+def test_errors_are_one_line(tiny_models, bundle, tmp_path):
+    assert 'no such bundle' in refused('inspect', tmp_path / 'gone')
+    assert 'no such bundle' in refused('verify', bundle / 'bundle.json')
+    assert 'not a bundle' in refused('inspect', tiny_models['tiny-qwen2-vl'])
+    (bundle / 'bundle.json').write_text('{')
+    assert 'bundle.json' in refused('verify', bundle)
+    assert 'no such model folder' in refused('convert', tmp_path / 'gone', tmp_path / 'b')
+    (tmp_path / 'm').mkdir()
+    assert 'config.json is missing' in refused('convert', tmp_path / 'm', tmp_path / 'b')
+    (tmp_path / 'm' / 'config.json').write_text('{"model_type": "mamba"}')
+    assert "'mamba' is not supported" in refused('convert', tmp_path / 'm', tmp_path / 'b')
+    assert not (tmp_path / 'b').exists()
+
+
+def test_running_out_of_disk_midway(tiny_models, tmp_path):
+    (tmp_path / 'here').mkdir()
+    line = refused('convert', tiny_models['tiny-qwen2-vl'], tmp_path / 'here' / 'b',
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2))
+    assert 'File too large' in line
+    assert os.listdir(tmp_path / 'here') == []
+
+
+def stopped_midway(model, folder, signals):
+    """Start converting, send signals once the temporary folder is there; return the exit code."""
+    process = subprocess.Popen([*COMMAND, 'convert', str(model), str(folder / 'b')],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob('.b.partial-*')):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.001)
+        for number in (signal.SIGSTOP, *signals, signal.SIGCONT):
+            process.send_signal(number)
+        process.communicate(timeout=60)
+        return process.returncode
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_midway_leaves_nothing(large_model, tmp_path, number, code):
+    assert stopped_midway(large_model, tmp_path, [number]) == code
+    assert os.listdir(tmp_path) == []
+
+
+def test_killed_midway_is_cleaned_up_by_the_next(large_model, tiny_models, tmp_path):
+    assert stopped_midway(large_model, tmp_path, [signal.SIGKILL]) == -signal.SIGKILL
+    left = os.listdir(tmp_path)
+    assert len(left) == 1 and left[0].startswith('.b.partial-')
+    assert run('convert', tiny_models['tiny-qwen2-vl'], tmp_path / 'b').returncode == 0
+    assert os.listdir(tmp_path) == ['b']

@@ -1,0 +1,62 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several rooms share: small random models, made once per session."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+
+TINY = ('tiny-llava-onevision', 'tiny-qwen2-vl')
+
+
+@pytest.fixture(scope='session')
+def tiny_models(tmp_path_factory):
+    """Map preset name -> Hugging Face folder (float32). Shared: copy before changing."""
+    from neuron_chunk_ros.model.synthesize import synthesize
+    folder = tmp_path_factory.mktemp('models')
+    return {name: synthesize(name, folder / name, dtype='float32', seed=7) for name in TINY}
+
+
+@pytest.fixture(params=TINY)
+def tiny_model(request, tiny_models, tmp_path):
+    """Give a private copy of each tiny model's folder."""
+    return Path(shutil.copytree(tiny_models[request.param], tmp_path / 'model'))
+
+
+@pytest.fixture(scope='session')
+def tiny_bundles(tiny_models, tmp_path_factory):
+    """Map preset name -> bundle folder (float32). Shared: copy before changing."""
+    from neuron_chunk_ros.model.convert import convert
+    folder = tmp_path_factory.mktemp('bundles')
+    return {name: convert(model, folder / name).path for name, model in tiny_models.items()}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give the folder of a real file system of 24 MiB."""
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', str(disk)],
+                             capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f'mounting a small tmpfs is not allowed here: {mounted.stderr.strip()}')
+    yield disk
+    subprocess.run(['umount', str(disk)], check=True)
+
+
+@pytest.fixture(scope='session')
+def large_model(tmp_path_factory):
+    """Give the folder of a model of 320 MB, nearly all of it decoder."""
+    import dataclasses
+
+    from neuron_chunk_ros.model.presets import PRESETS
+    from neuron_chunk_ros.model.synthesize import synthesize
+    preset = PRESETS['llava-onevision-flash-1gb']
+    text = {**preset.config['text_config'], 'num_hidden_layers': 14}
+    preset = dataclasses.replace(preset, config={**preset.config, 'text_config': text})
+    return synthesize(preset, tmp_path_factory.mktemp('large') / 'model')
