@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from neuron_chunk_ros.chunking import POLICIES
-from neuron_chunk_ros.errors import BundleError, ReadError, RequestError
+from neuron_chunk_ros.errors import BundleError, RequestError
 from neuron_chunk_ros.model.prompts import prompt_builder
 from neuron_chunk_ros.model.resident import (
     MIB,
@@ -76,7 +76,7 @@ class Session:
              text_sparsity: float = 0.0, memory_budget_mb: int | None = None,
              max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
              backend: str = 'auto', direct: str = 'auto', threads: int = 6,
-             queue_depth: int = 64) -> Session:
+             queue_depth: int = 128) -> Session:
         """Open a bundle.
 
         :param policy: 'dense', 'topk' or 'greedy'.
@@ -243,10 +243,7 @@ class Session:
         """Free the model, the buffers and the reader. A second call does nothing."""
         if self._reader is None:
             return
-        try:
-            self._streamer.close()
-        except ReadError:
-            pass  # a read nobody waits for any more
+        self._streamer.close()
         self._reader.close()
         self._model = self._streamer = self._reader = self._clock = None
         self._groups = []
@@ -259,11 +256,9 @@ class Session:
 
     def _abandon(self) -> None:
         """Put everything back in order after a step that didn't end."""
-        try:
-            self._streamer.abandon()
-        finally:
-            for group in self._groups:
-                group.forget()
+        self._streamer.abandon()
+        for group in self._groups:
+            group.forget()
 
     def _greedy_decoding(self) -> GenerationConfig:
         """Return plain greedy decoding with the model's own end tokens."""

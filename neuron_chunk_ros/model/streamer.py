@@ -9,6 +9,7 @@ need not be chosen first. Memory is the buffers, whatever the model's size.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.chunking import make_policy, runs
+from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.model.products import STEP, Products
 from neuron_chunk_ros.model.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
@@ -98,14 +100,14 @@ class Streamer:
         bill.importance_kept = self._kept / bill.rows_total if bill.rows_total else 1.0
         return bill
 
+    def abandon(self) -> None:
+        """Forget the reads of an interrupted step."""
+        self._drain()
+
     def close(self) -> None:
         """Wait for reads under way, let go of the buffers."""
         self._drain()
         self._views, self._buffers = [], []
-
-    def abandon(self) -> None:
-        """Forget the reads of an interrupted step."""
-        self._drain()
 
     def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs @ W over the rows the policy chooses.
@@ -214,5 +216,7 @@ class Streamer:
         return self._product(mine, weights.to(inputs.device, inputs.dtype))
 
     def _drain(self) -> None:
+        """Wait for reads whose rows nobody wants any more; whether they succeed doesn't matter."""
         while self._flights:
-            self._flights.popleft().batch.wait()
+            with contextlib.suppress(ReadError):
+                self._flights.popleft().batch.wait()

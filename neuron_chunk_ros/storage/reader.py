@@ -77,7 +77,7 @@ class Reader:
     still filling are refused to another. A process made by fork can't use its parent's reader.
     """
 
-    def __init__(self, paths, backend='auto', direct='auto', threads=6, queue_depth=64):
+    def __init__(self, paths, backend='auto', direct='auto', threads=6, queue_depth=128):
         """Open the files.
 
         paths: the files, by whose index extents are read.

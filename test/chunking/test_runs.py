@@ -51,7 +51,8 @@ def test_contiguity_counts_every_run_once(case):
         assert number == ((found[:, 1] >= 2 ** k) & (found[:, 1] < 2 ** (k + 1))).sum()
 
 
-@given(chosen(), st.integers(1, 400), st.integers(0, 64), st.integers(0, 3000), st.sampled_from([1, 4]))
+@given(chosen(), st.integers(1, 400), st.integers(0, 64), st.integers(0, 3000),
+       st.sampled_from([1, 4]))
 def test_pieces_fit_and_lose_nothing(case, row_bytes, slack, spare, multiple):
     found, _ = case
     limit = row_bytes + slack + spare

@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine against plain transformers, and what it does when it is stopped or asked wrongly."""
 
+import json
+import os
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from neuron_chunk_ros.errors import BundleError, MemoryBudgetError, RequestError
+from neuron_chunk_ros.errors import BundleError, MemoryBudgetError, ReadError, RequestError
 from neuron_chunk_ros.model.session import Session
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
@@ -210,8 +214,6 @@ def test_bad_settings(tiny_bundles, arguments, message):
 
 
 def test_a_bundle_without_tokenizer_says_so(tiny_bundles, tmp_path):
-    import json
-    import shutil
     bundle = tmp_path / 'bundle'
     shutil.copytree(tiny_bundles['tiny-llava-onevision'], bundle)
     manifest = json.loads((bundle / 'bundle.json').read_text())
@@ -223,8 +225,23 @@ def test_a_bundle_without_tokenizer_says_so(tiny_bundles, tmp_path):
         Session.open(bundle)
 
 
+@pytest.mark.parametrize('policy', ['dense', 'topk'])
+def test_a_failed_read_is_named_and_survived(tiny_bundles, tmp_path, policy):
+    bundle = Path(shutil.copytree(tiny_bundles['tiny-llava-onevision'], tmp_path / 'bundle'))
+    flash, = bundle.glob('flash-*')
+    whole = flash.read_bytes()
+    with Session.open(bundle, policy=policy, sparsity=0.5, text_sparsity=0.3,
+                      piece_mb=0.02) as session:
+        want = session.ask('what?', pictures(1), max_new_tokens=4).text
+        os.truncate(flash, len(whole) // 2)
+        with pytest.raises(ReadError, match=r'flash-.*offset'):
+            session.ask('what?', pictures(1), max_new_tokens=4)
+        with open(flash, 'r+b') as file:  # the same inode: the reader keeps its descriptor
+            file.write(whole)
+        assert session.ask('what?', pictures(1), max_new_tokens=4).text == want
+
+
 def test_open_and_close_leave_nothing_behind(tiny_bundles):
-    import os
     bundle = tiny_bundles['tiny-llava-onevision']
 
     def count():

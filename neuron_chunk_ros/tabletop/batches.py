@@ -1,0 +1,114 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training and evaluation batches: views, then many questions that don't see each other.
+
+A sequence is `prefix | question answer | question answer | ...`. The mask lets every question
+attend to the prefix and to itself alone and positions restart after the prefix, so each is
+trained exactly as it is asked later: as the first question about its images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.model.pixels import squash
+from neuron_chunk_ros.tabletop.checkpoint import IMAGE_SIZE, MEAN, PATCH, STD
+from neuron_chunk_ros.tabletop.questions import NUMBERS, Question
+from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, render, thing_map
+from neuron_chunk_ros.tabletop.vocabulary import (
+    END,
+    START,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    build_tokenizer,
+)
+
+FRAME_TOKENS = (IMAGE_SIZE // PATCH // 2) ** 2 + 1
+IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """B prompts of L tokens with V views each."""
+
+    pixels: torch.Tensor       # [B, V, 3, 64, 64] float32
+    ids: torch.Tensor          # [B, L] int64
+    positions: torch.Tensor    # [B, L] int64
+    mask: torch.Tensor         # [B, 1, L, L] bool, True where a token may look
+    labels: torch.Tensor       # [B, L] int64, IGNORE outside answers; already shifted
+    owner: torch.Tensor        # [B, L] int64, which question a label belongs to, -1 none
+    colours: torch.Tensor      # [B * V, 64] int64 patch labels, 0 = table
+    shapes: torch.Tensor       # [B * V, 64] int64 patch labels, 0 = table
+
+
+class BatchMaker:
+    """Turns scenes and questions into tensors."""
+
+    def __init__(self, camera: tuple[int, int] = (128, 96)):
+        """`camera` is the (width, height) scenes are drawn at before the model's resize."""
+        self.tokenizer = build_tokenizer()
+        self.camera = camera
+        number = self.tokenizer.convert_tokens_to_ids
+        frame = [number(VISION_START), *[number(VIDEO)] * FRAME_TOKENS, number(VISION_END)]
+        self._views = [[number('view'), number(NUMBERS[v + 1]), *frame] for v in range(4)]
+        self._open = [number(START), number('user')]
+        self._turn = [number(END), number(START), number('assistant')]
+        self._end = [number(END)]
+        self._pad = self.tokenizer.pad_token_id
+
+    def prefix(self, views: int) -> list[int]:
+        """Token numbers of the images' part of the prompt."""
+        return self._open + [t for v in range(views) for t in self._views[v]]
+
+    def __call__(self, prompts: Sequence[tuple[Sequence[Scene], Sequence[Question]]]) -> Batch:
+        """Build a batch; every prompt must have the same number of views."""
+        views = len(prompts[0][0])
+        rows = [self._sequence(views, questions) for _, questions in prompts]
+        length = max(len(r[0]) for r in rows)
+
+        def stack(column: int, fill: int) -> torch.Tensor:
+            return torch.from_numpy(np.stack([
+                np.pad(np.asarray(r[column]), (0, length - len(r[column])),
+                       constant_values=fill) for r in rows]))
+
+        segment = stack(2, -2)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        same = segment[:, :, None] == segment[:, None, :]
+        mask = (same | (segment == -1)[:, None, :]) & causal
+        scenes = [s for shown, _ in prompts for s in shown]
+        pixels = np.stack([squash(render(s, self.camera), IMAGE_SIZE, MEAN, STD) for s in scenes])
+        colours, shapes = zip(*(_patch_labels(s) for s in scenes), strict=True)
+        return Batch(
+            torch.from_numpy(pixels).unflatten(0, (len(prompts), views)), stack(0, self._pad),
+            stack(1, 0), mask[:, None], stack(3, IGNORE), stack(4, -1),
+            torch.from_numpy(np.stack(colours)), torch.from_numpy(np.stack(shapes)))
+
+    def _sequence(self, views: int, questions: Sequence[Question]):
+        """Return ids, positions, segment (-1 prefix, else question), labels, owner."""
+        ids = self.prefix(views)
+        start = len(ids)
+        positions = list(range(start))
+        segment, labels, owner = [-1] * start, [IGNORE] * start, [-1] * start
+        for k, question in enumerate(questions):
+            asked = self._encode(question.text) + self._turn
+            answer = self._encode(question.answer) + self._end
+            block = asked + answer[:-1]
+            ids += block
+            positions += range(start, start + len(block))
+            segment += [k] * len(block)
+            labels += [IGNORE] * (len(asked) - 1) + answer
+            owner += [-1] * (len(asked) - 1) + [k] * len(answer)
+        return ids, positions, segment, labels, owner
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    table = [(0, 0)] + [(1 + list(COLOURS).index(t.colour), 1 + SHAPES.index(t.shape))
+                        for t in scene.things]
+    labels = np.asarray(table)[thing_map(scene, IMAGE_SIZE // PATCH).reshape(-1)]
+    return labels[:, 0], labels[:, 1]

@@ -1,0 +1,55 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tabletop model that the package installs, and its bundle."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.storage.bundle import Bundle
+
+
+def model_dir() -> Path:
+    """Return the shipped Hugging Face folder.
+
+    :raises ModelError: where the installation lacks it.
+    """
+    folder = Path(__file__).parent / 'model'
+    if not (folder / 'model.safetensors').exists():
+        raise ModelError(f'{folder}: the tabletop model is missing from this installation; '
+                         'reinstall the package or train it (neuron-chunk tabletop train)')
+    return folder
+
+
+def bundle_dir(cache: Path | None = None) -> Path:
+    """Return the shipped model's bundle, converting it (12 MB) on first use.
+
+    It lies in the user's cache, named after the model's content, so that a new release of the
+    model makes a new bundle.
+
+    :param cache: folder to keep it in; default $XDG_CACHE_HOME/neuron_chunk_ros.
+    """
+    from neuron_chunk_ros.model.convert import convert
+    source = model_dir()
+    digest = hashlib.sha256()
+    for path in sorted(p for p in source.iterdir() if p.is_file()):
+        digest.update(path.name.encode() + b'\0' + path.read_bytes())
+    if cache is None:
+        base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+        cache = Path(base) / 'neuron_chunk_ros'
+    target = cache / f'tabletop-{digest.hexdigest()[:16]}'
+    if target.exists():
+        try:
+            Bundle.open(target)
+            return target
+        except BundleError as error:
+            raise BundleError(f'{error}; delete {target} to have it made anew') from error
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        convert(source, target)
+    except BundleError:
+        # Another process may have made it meanwhile; a bundle appears whole or not at all.
+        if not target.exists():
+            raise
+    return target
