@@ -30,6 +30,7 @@ class StepClock:
         self.steps: list[StepTelemetry] = []
         self.vision_seconds = self.prefill_seconds = self.decode_seconds = 0.0
         self._log_probabilities: list[float] = []
+        self._started = time.perf_counter()
 
     def confidence(self, tokens: int) -> float:
         """Return the geometric mean of the first `tokens` tokens' probabilities, 0 for none."""
@@ -44,12 +45,12 @@ class StepClock:
         if self._step == 'prefill':
             visual = torch.isin(ids[0], torch.tensor(self._visual_ids, device=ids.device))
         self._streamer.begin(self._step, visual)
-        self._begun = time.perf_counter()
 
     def _decoder_begins(self, module, args) -> None:
-        now = time.perf_counter()
-        self.vision_seconds += now - self._begun
-        self._begun = now
+        self._begun = time.perf_counter()
+        if self._step == 'prefill':
+            # generate() may encode the images before it calls the model, so not from there on.
+            self.vision_seconds = self._begun - self._started
 
     def _model_ends(self, model, args, out) -> None:
         # Greedy decoding takes the likeliest token, so its probability is the largest.

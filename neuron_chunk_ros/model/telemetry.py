@@ -56,10 +56,10 @@ class StepTelemetry:
 class Timing:
     """Where an answer's time went [s]."""
 
-    preprocess: float = 0.0
-    vision: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
+    preprocess: float = 0.0      # prompt and pixels
+    vision: float = 0.0          # until the decoder begins
+    prefill: float = 0.0         # its first pass
+    decode: float = 0.0          # its other passes
     total: float = 0.0
 
 

@@ -256,3 +256,18 @@ def test_open_and_close_leave_nothing_behind(tiny_bundles):
             session.ask('what?', pictures(1), max_new_tokens=2)
         session.close()
     assert count() == before
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_timing_accounts_for_the_answer(tiny_bundles, family):
+    """The parts add up to the whole, and encoding the images is among them."""
+    with Session.open(tiny_bundles[family]) as session:
+        session.ask('what?', pictures(4), max_new_tokens=4)
+        slow = 0.2
+        tower = session._model.model
+        module = tower.visual if hasattr(tower, 'visual') else tower.vision_tower
+        module.register_forward_pre_hook(lambda *_: time.sleep(slow))
+        timing = session.ask('what?', pictures(4), max_new_tokens=4).timing
+    parts = timing.preprocess + timing.vision + timing.prefill + timing.decode
+    assert timing.vision >= slow and timing.prefill < slow
+    assert parts <= timing.total and timing.total - parts < 0.15
