@@ -206,7 +206,7 @@ PYBIND11_MODULE(_native, m) {
 
   py::class_<Reader, std::shared_ptr<Reader>>(m, "Reader")
       .def(py::init(&open_reader), py::arg("paths"), py::arg("backend") = "auto",
-           py::arg("direct") = "auto", py::arg("threads") = 6, py::arg("queue_depth") = 64,
+           py::arg("direct") = "auto", py::arg("threads") = 6, py::arg("queue_depth") = 128,
            py::arg("max_request") = std::int64_t{1} << 20)
       .def_property_readonly("backend", &Reader::backend)
       .def_property_readonly("direct", &Reader::direct)

@@ -156,6 +156,7 @@ void Reader::give_back(std::unique_ptr<Job> job) {
   std::shared_ptr<AlignedBuffer> released;
   const std::lock_guard<std::mutex> lock(mutex_);
   under_way_.erase(std::remove(under_way_.begin(), under_way_.end(), job.get()), under_way_.end());
+  released = std::move(job->buffer);
   idle_.push_back(std::move(job));
 }
 

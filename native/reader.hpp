@@ -24,7 +24,7 @@ struct ReaderOptions {
   BackendChoice backend = BackendChoice::kAuto;
   DirectMode direct = DirectMode::kAuto;
   int threads = 6;
-  int queue_depth = 64;
+  int queue_depth = 128;
   // Longer runs are split into requests of at most this many bytes.
   std::int64_t max_request = std::int64_t{1} << 20;
 };

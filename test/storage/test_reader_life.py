@@ -242,3 +242,19 @@ def test_signals_reach_python_not_the_workers(disk_file):
             for _ in range(1000):
                 reader.read(0, [(0, 100_000)], buffer)
         check(reader, disk_file, [(0, 100_000)], buffer)
+
+
+@backends
+def test_a_finished_batch_lets_go_of_its_buffer(disk_file, backend):
+    def held():
+        with open('/proc/self/status') as status:
+            return next(int(line.split()[1]) for line in status if line.startswith('RssAnon'))
+
+    with open_reader(disk_file, backend, 'off') as reader:
+        before = held()
+        buffer = reader.allocate(64 * MIB)
+        reader.read(0, [(0, 4096)], buffer)
+        assert held() - before > 60_000
+        del buffer
+        gc.collect()
+        assert held() - before < 20_000, 'the reader still holds a buffer nobody can see'
