@@ -57,8 +57,8 @@ setup(
     entry_points={
         'console_scripts': [
             f'neuron-chunk = {NAME}.cli.main:main',
-            f'neuron_chunk_demo = {NAME}.node.demo:main',
-            f'tabletop_publisher = {NAME}.node.tabletop_publisher:main',
+            f'neuron_chunk_demo = {NAME}.node.demo.main:main',
+            f'tabletop_publisher = {NAME}.node.demo.tabletop_publisher:main',
             f'vlm_node = {NAME}.node.vlm_node:main',
         ],
     },

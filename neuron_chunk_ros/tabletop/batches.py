@@ -16,7 +16,7 @@ import torch
 from neuron_chunk_ros.model.pixels import squash
 from neuron_chunk_ros.tabletop.checkpoint import IMAGE_SIZE, MEAN, PATCH, STD
 from neuron_chunk_ros.tabletop.questions import NUMBERS, Question
-from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, render, thing_map
+from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, Thing, render, thing_map
 from neuron_chunk_ros.tabletop.vocabulary import (
     END,
     START,
@@ -26,6 +26,9 @@ from neuron_chunk_ros.tabletop.vocabulary import (
     build_tokenizer,
 )
 
+MAX_VIEWS = 4
+PLACE_GRID = 4  # one cell for each pooled visual token
+ABSENT = PLACE_GRID * PLACE_GRID
 FRAME_TOKENS = (IMAGE_SIZE // PATCH // 2) ** 2 + 1
 IGNORE = -100
 
@@ -42,6 +45,8 @@ class Batch:
     owner: torch.Tensor        # [B, L] int64, which question a label belongs to, -1 none
     colours: torch.Tensor      # [B * V, 64] int64 patch labels, 0 = table
     shapes: torch.Tensor       # [B * V, 64] int64 patch labels, 0 = table
+    named: torch.Tensor        # [n, 2] int64, (prompt, token) where a question names a thing
+    places: torch.Tensor       # [n, 4] int64, its cell in each view, ABSENT, or IGNORE: no view
 
 
 class BatchMaker:
@@ -66,7 +71,7 @@ class BatchMaker:
     def __call__(self, prompts: Sequence[tuple[Sequence[Scene], Sequence[Question]]]) -> Batch:
         """Build a batch; every prompt must have the same number of views."""
         views = len(prompts[0][0])
-        rows = [self._sequence(views, questions) for _, questions in prompts]
+        rows = [self._sequence(scenes, questions) for scenes, questions in prompts]
         length = max(len(r[0]) for r in rows)
 
         def stack(column: int, fill: int) -> torch.Tensor:
@@ -81,14 +86,19 @@ class BatchMaker:
         scenes = [s for shown, _ in prompts for s in shown]
         pixels = np.stack([squash(render(s, self.camera), IMAGE_SIZE, MEAN, STD) for s in scenes])
         colours, shapes = zip(*(_patch_labels(s) for s in scenes), strict=True)
+        named = [(i, at) for i, row in enumerate(rows) for at, _ in row[5]]
+        places = [cells for row in rows for _, cells in row[5]]
         return Batch(
             torch.from_numpy(pixels).unflatten(0, (len(prompts), views)), stack(0, self._pad),
             stack(1, 0), mask[:, None], stack(3, IGNORE), stack(4, -1),
-            torch.from_numpy(np.stack(colours)), torch.from_numpy(np.stack(shapes)))
+            torch.from_numpy(np.stack(colours)), torch.from_numpy(np.stack(shapes)),
+            torch.tensor(named, dtype=torch.long).reshape(-1, 2),
+            torch.tensor(places, dtype=torch.long).reshape(-1, MAX_VIEWS))
 
-    def _sequence(self, views: int, questions: Sequence[Question]):
-        """Return ids, positions, segment (-1 prefix, else question), labels, owner."""
-        ids = self.prefix(views)
+    def _sequence(self, scenes: Sequence[Scene], questions: Sequence[Question]):
+        """Return ids, positions, segment (-1 prefix, else question), labels, owner, places."""
+        ids = self.prefix(len(scenes))
+        places = []
         start = len(ids)
         positions = list(range(start))
         segment, labels, owner = [-1] * start, [IGNORE] * start, [-1] * start
@@ -96,15 +106,32 @@ class BatchMaker:
             asked = self._encode(question.text) + self._turn
             answer = self._encode(question.answer) + self._end
             block = asked + answer[:-1]
+            places += [(len(ids) + at, cells)
+                       for at, cells in self._places(question.text, scenes)]
             ids += block
             positions += range(start, start + len(block))
             segment += [k] * len(block)
             labels += [IGNORE] * (len(asked) - 1) + answer
             owner += [-1] * (len(asked) - 1) + [k] * len(answer)
-        return ids, positions, segment, labels, owner
+        return ids, positions, segment, labels, owner, places
+
+    def _places(self, text: str, scenes: Sequence[Scene]):
+        """Yield (token, its cell in each view) for every thing the text names in full."""
+        words = self.tokenizer.convert_ids_to_tokens(self._encode(text))
+        for at in range(1, len(words)):
+            colour, shape = words[at - 1:at + 1]
+            if colour in COLOURS and shape in SHAPES:
+                cells = [_cell(s.find(colour, shape)) for s in scenes]
+                yield at, cells + [IGNORE] * (MAX_VIEWS - len(cells))
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _cell(thing: Thing | None) -> int:
+    if thing is None:
+        return ABSENT
+    return int(thing.y * PLACE_GRID) * PLACE_GRID + int(thing.x * PLACE_GRID)
 
 
 def _patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ def _right(model, batch, blank: bool) -> int:
     pixels = batch.pixels.to(model.dtype)
     if blank:
         pixels = torch.zeros_like(pixels)
-    logits, labels = answer_logits(model, batch, vision_features(model, pixels))
+    logits, labels, _ = answer_logits(model, batch, vision_features(model, pixels))
     hits = logits.argmax(-1) == labels
     prompt = (batch.owner >= 0).nonzero()[:, 0]
     wrong = torch.zeros(len(batch.ids), dtype=torch.bool)
@@ -62,10 +62,10 @@ def _right(model, batch, blank: bool) -> int:
 
 def table(scores: dict[str, float], guessing: dict[str, float] | None = None) -> str:
     """Lay the scores out as text, with the means of both kinds of question."""
-    lines = ['type        exact match' + ('   blank image' if guessing else '')]
+    lines = ['type              exact match' + ('   blank image' if guessing else '')]
 
     def row(name: str, kinds: tuple[str, ...]) -> str:
-        text = f'{name:<12}{np.mean([scores[k] for k in kinds]):>11.3f}'
+        text = f'{name:<18}{np.mean([scores[k] for k in kinds]):>11.3f}'
         return text + (f'{np.mean([guessing[k] for k in kinds]):>14.3f}' if guessing else '')
 
     for name, kinds in (('mean of one view', SINGLE_VIEW), ('mean of several', MULTI_VIEW)):

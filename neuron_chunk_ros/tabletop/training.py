@@ -5,7 +5,8 @@
 Three stages. *Sight*: vision tower and projector alone learn what fills each image patch.
 *Answers*: everything together, single-view and multi-view prompts in turn, the patch labels kept
 as a small second loss. *Places*: the same with a new learning rate, asking mostly what is learnt
-last, where things are and whether they moved. Each step's data come from (seed, step), so a run
+last, where things are and whether they moved, with a third loss on the place of each thing a
+question names. Each step's data come from (seed, step), so a run
 that was stopped goes on with the batches it would have seen.
 """
 
@@ -24,7 +25,7 @@ from torch.nn import functional
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.tabletop.batches import Batch, BatchMaker
 from neuron_chunk_ros.tabletop.checkpoint import build_model, save
-from neuron_chunk_ros.tabletop.network import PatchHeads, answer_logits, vision_features
+from neuron_chunk_ros.tabletop.network import PatchHeads, PlaceHead, answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, ask, scenes_for
 from neuron_chunk_ros.tabletop.scenes import random_scene
 
@@ -52,6 +53,7 @@ class Recipe:
     place_views: int = 64          # views per multi-view batch in the places stage
     warm_up: int = 200
     patch_weight: float = 0.3
+    place_weight: float = 1.0
     save_every: int = 500
 
     @property
@@ -99,7 +101,7 @@ def make_batch(recipe: Recipe, maker: BatchMaker, step: int) -> Batch:
         return maker([([random_scene(rng)], []) for _ in range(recipe.sight_batch)])
     kind, multi_views = 'single', recipe.multi_views
     if stage == 'places':
-        kind, multi_views = str(rng.choice(['single', 'tables', 'moved'], p=[0.45, 0.15, 0.4])), (
+        kind, multi_views = str(rng.choice(['single', 'tables', 'moved'], p=[0.55, 0.15, 0.3])), (
             recipe.place_views)
     elif done >= recipe.multi_from and rng.random() < 0.5:
         kind = ('tables', 'moved')[rng.integers(2)]
@@ -124,9 +126,11 @@ class Training:
         self.folder, self.recipe, self.step = folder, recipe, 0
         self.model = build_model(recipe.seed)
         self.heads = PatchHeads(self.model.config.text_config.hidden_size)
+        self.place = PlaceHead(self.model.config.text_config.hidden_size)
         self.maker = BatchMaker()
         self.parameters = dict(self.model.named_parameters()) | {
-            f'heads.{k}': v for k, v in self.heads.named_parameters()}
+            f'{name}.{k}': v for name, head in (('heads', self.heads), ('place', self.place))
+            for k, v in head.named_parameters()}
         decay = [p for p in self.parameters.values() if p.dim() > 1]
         rest = [p for p in self.parameters.values() if p.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -147,11 +151,15 @@ class Training:
             figures = {'patch': patch.item()}
             loss = patch
             if self.step >= recipe.sight_steps:
-                logits, labels = answer_logits(self.model, batch, features)
+                logits, labels, middle = answer_logits(self.model, batch, features)
                 answer = functional.cross_entropy(logits.float(), labels)
                 figures |= {'answer': answer.item(),
                             'right': (logits.argmax(-1) == labels).float().mean().item()}
                 loss = answer + recipe.patch_weight * patch
+                if recipe.stage(self.step)[0] == 'places' and len(batch.named):
+                    place = self.place.loss(middle, batch)
+                    figures['place'] = place.item()
+                    loss = loss + recipe.place_weight * place
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()

@@ -1,0 +1,159 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the node tests share: a spinning client, and a vlm node started as a process."""
+
+import array
+import threading
+import time
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from neuron_chunk_interfaces.msg import Answer, IoTelemetry
+from neuron_chunk_interfaces.srv import Query
+from neuron_chunk_ros.node.demo.child_process import ChildProcess
+from neuron_chunk_ros.node.qos import RESULTS
+
+PATIENCE = 60.0
+
+
+def until(condition, timeout=PATIENCE, what='the condition'):
+    """Return the condition's first true value; fail when it stays false for the timeout [s]."""
+    limit = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < limit, f'waited {timeout:g} s for {what}'
+        time.sleep(0.005)
+    return value
+
+
+def image(pixels: np.ndarray, stamp: tuple[int, int] = (0, 0), frame='camera') -> Image:
+    """Return an rgb8 message of uint8 [height, width, 3]."""
+    height, width = pixels.shape[:2]
+    message = Image(height=height, width=width, encoding='rgb8', step=width * 3,
+                    data=array.array('B', pixels.tobytes()))
+    message.header.stamp.sec, message.header.stamp.nanosec = stamp
+    message.header.frame_id = frame
+    return message
+
+
+class Client:
+    """A node whose callbacks run in a thread of their own."""
+
+    def __enter__(self):
+        rclpy.init()
+        self.node = rclpy.create_node('tester')
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._ending = False
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+        self.diagnostics = []
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 10)
+        return self
+
+    def __exit__(self, *_):
+        self._ending = True
+        self._thread.join(5.0)
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+    def _spin(self):
+        while not self._ending:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def _diagnosed(self, message):
+        self.diagnostics.append((time.monotonic(), message))
+
+
+class VlmProcess:
+    """A vlm node under its own name, so that several can live side by side."""
+
+    def __init__(self, client, name, **parameters):
+        self.client, self.name = client, name
+        arguments = ['-r', f'__node:={name}', '-r', f'image:={name}/image']
+        for key, value in parameters.items():
+            arguments += ['-p', f'{key}:={value}']
+        self.process = ChildProcess('neuron_chunk_ros.node.vlm_node', arguments, {})
+        node = client.node
+        self._query = node.create_client(Query, f'{name}/query')
+        self._reset = node.create_client(Trigger, f'{name}/reset')
+        kind = CompressedImage if parameters.get('image_transport') == 'compressed' else Image
+        self.images = node.create_publisher(kind, f'{name}/image', 1)
+        self.answers, self.steps = [], []
+        self._subscriptions = [
+            node.create_subscription(Answer, f'{name}/answer', self.answers.append, RESULTS),
+            node.create_subscription(IoTelemetry, f'{name}/telemetry', self.steps.append, RESULTS)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """End the process and forget its topics."""
+        self.process.end()
+        node = self.client.node
+        for subscription in self._subscriptions:
+            node.destroy_subscription(subscription)
+        node.destroy_publisher(self.images)
+        node.destroy_client(self._query)
+        node.destroy_client(self._reset)
+
+    def wait_until_ready(self):
+        """Block until every topic and service is connected."""
+        def ready():
+            assert self.process.exit_code() is None, self.process.output()
+            return (self._query.service_is_ready() and self._reset.service_is_ready()
+                    and self.images.get_subscription_count()
+                    and all(self.client.node.count_publishers(s.topic_name)
+                            for s in self._subscriptions))
+        until(ready, what=f'{self.name} to be ready')
+
+    def ask_later(self, prompt='how many things are there?', **fields):
+        """Send a question; return its future."""
+        return self._query.call_async(Query.Request(prompt=prompt, **fields))
+
+    def ask(self, prompt='how many things are there?', **fields):
+        """Ask and wait for the response."""
+        return self.result(self.ask_later(prompt, **fields))
+
+    def result(self, future):
+        """Wait for a future's result, as long as the node lives."""
+        def done():
+            assert self.process.exit_code() is None or future.done(), self.process.output()
+            return future.done()
+        until(done, what='a response')
+        return future.result()
+
+    def wait_for_step(self, answering):
+        """Wait until the question is being answered: its first step has been published."""
+        def stepped():
+            assert not answering.done(), answering.result().message
+            return self.steps
+        until(stepped, what='the first step of an answer')
+
+    def reset(self):
+        """Call ~/reset and wait for its response."""
+        return self.result(self._reset.call_async(Trigger.Request()))
+
+    def show(self, message):
+        """Publish an image and give the node time to take it: best effort tells no more."""
+        self.images.publish(message)
+        time.sleep(0.3)
+
+    def status(self, part, accept=lambda status: True):
+        """Return the next status of this part, published from now on, that is acceptable."""
+        seen = len(self.client.diagnostics)
+
+        def find():
+            for _, message in self.client.diagnostics[seen:]:
+                for status in message.status:
+                    if status.name == f'{self.name}: {part}' and accept(status):
+                        return status
+            return None
+        return until(find, 10.0, f'a status of {self.name}: {part}')

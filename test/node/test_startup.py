@@ -1,0 +1,128 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the node starts, refuses to start, and ends; always as a real process."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from node_client import until
+
+from neuron_chunk_ros.node.demo.child_process import ChildProcess
+from neuron_chunk_ros.node.model_loading import bundle_path
+
+
+def ended(*arguments):
+    """Start a node that is expected to end by itself; return its exit code and output."""
+    with ChildProcess('neuron_chunk_ros.node.vlm_node', list(arguments), {}) as process:
+        until(lambda: process.exit_code() is not None, what='the node to end')
+        return process.exit_code(), process.output()
+
+
+def refused(*arguments):
+    """Check that the node ends with one clear line, and return that line."""
+    code, output = ended(*arguments)
+    assert code == 1, output
+    assert 'Traceback' not in output
+    lines = [line for line in output.splitlines() if 'loading model' not in line]
+    assert len(lines) == 1 and '[FATAL]' in lines[0], output
+    return lines[0]
+
+
+def test_bundle_path_that_does_not_exist():
+    line = refused('-p', 'model:=/no/such/bundle')
+    assert '/no/such/bundle' in line and 'neuron-chunk convert' in line
+
+
+def test_folder_that_is_no_bundle(tmp_path):
+    assert 'bundle.json' in refused('-p', f'model:={tmp_path}')
+
+
+def test_hugging_face_folder_is_told_to_be_converted(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    line = refused('-p', f'model:={tmp_path}')
+    assert f'neuron-chunk convert {tmp_path}' in line
+
+
+@pytest.fixture
+def bundle_copy(tmp_path):
+    """A copy of the tabletop bundle that a test may damage."""
+    return shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
+
+
+def test_truncated_flash_file(bundle_copy):
+    flash = next(bundle_copy.glob('flash-*.safetensors'))
+    with flash.open('r+b') as file:
+        file.truncate(flash.stat().st_size // 2)
+    assert flash.name in refused('-p', f'model:={bundle_copy}')
+
+
+@pytest.mark.parametrize('damage', ['{', '[]', '{"format": "neuron-chunk-bundle", "version": 99}'])
+def test_damaged_bundle_json(bundle_copy, damage):
+    (bundle_copy / 'bundle.json').write_text(damage)
+    assert 'bundle.json' in refused('-p', f'model:={bundle_copy}')
+
+
+def test_bundle_that_names_a_file_outside(bundle_copy):
+    path = bundle_copy / 'bundle.json'
+    content = json.loads(path.read_text())
+    content['groups'][0]['file'] = '../' + content['groups'][0]['file']
+    path.write_text(json.dumps(content))
+    refused('-p', f'model:={bundle_copy}')
+
+
+def test_budget_that_can_not_hold_the_model():
+    assert 'MB' in refused('-p', 'memory_budget_mb:=1')
+
+
+@pytest.mark.parametrize('given,says', [
+    ('sparsity:=0.99', "'sparsity' is 0.99, must be a number"),
+    ('sparsity:=1', "'sparsity' is 1, must be a number"),
+    ('policy:=best', "'policy' is 'best', must be one of dense, topk, greedy"),
+    ('direct_io:=perhaps', 'must be one of auto, on, off'),
+    ('max_new_tokens:=0', "'max_new_tokens' is 0, must be an integer from 1 to 4096"),
+    ('queue_limit:=65', 'from 1 to 64'),
+    ("model:=''", "'model' is '', must be a string"),
+    ('qos_overrides./image.subscription.reliability:=perhaps', 'perhaps')])
+def test_wrong_parameters(given, says):
+    assert says in refused('-p', given)
+
+
+def test_parameter_file_that_does_not_exist():
+    code, output = ended('--params-file', '/no/such.yaml')
+    assert code == 1 and '/no/such.yaml' in output and 'Traceback' not in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('busy', [False, True], ids=['idle', 'answering'])
+def test_signals_end_it_cleanly(client, start, number, busy, long_answers, picture):
+    vlm = start(f'ends_{number.name}_{busy}'.lower(), **long_answers)
+    waiting = [vlm.ask_later(images=[picture], max_new_tokens=3000)
+               for _ in range(3 * busy)]
+    if busy:
+        vlm.wait_for_step(waiting[0])
+    assert vlm.process.end(number) == 0, vlm.process.output()
+    assert 'Traceback' not in vlm.process.output()
+    assert 'never retrieved' not in vlm.process.output()
+    for future in waiting:
+        response = vlm.result(future)
+        assert not response.success and 'shutting down' in response.message
+
+
+def test_signal_while_loading_ends_it_cleanly():
+    with ChildProcess('neuron_chunk_ros.node.vlm_node', [], {}) as process:
+        until(lambda: 'loading model' in process.output(), what='the node to load')
+        assert process.end(signal.SIGINT) == 0, process.output()
+        assert 'Traceback' not in process.output()
+
+
+@pytest.mark.parametrize('given,means', [('off', False), ('"off"', False), ('auto', None)])
+def test_direct_io_off_survives_yaml(start, given, means, picture):
+    # YAML reads a bare off as false.
+    vlm = start('yaml_' + ''.join(c for c in given if c.isalpha()) + str(len(given)),
+                direct_io=given)
+    response = vlm.ask(images=[picture])
+    assert response.success, response.message
+    if means is not None:
+        assert response.answer.io.direct_io is means
