@@ -92,7 +92,12 @@ class AtomicFolder:
             sync(Path(entry.path))
         sync(self.folder)
         check_target(self.target, self._error)
-        os.rename(self.folder, self.target)
+        try:
+            os.rename(self.folder, self.target)
+        except OSError as reason:
+            if reason.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was first
+                check_target(self.target, self._error)
+            raise
         self.folder = self.target
         sync(self.target.parent)
 

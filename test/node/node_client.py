@@ -10,6 +10,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
@@ -44,7 +45,8 @@ class Client:
     """A node whose callbacks run in a thread of their own."""
 
     def __enter__(self):
-        rclpy.init()
+        # Tests elsewhere in this process send themselves signals; the context must outlive them.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node('tester')
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)

@@ -287,6 +287,22 @@ def test_two_writers_of_one_target(tmp_path):
     assert left_in(tmp_path) == ['b']
 
 
+def test_a_writer_overtaken_at_the_last_moment(tmp_path, monkeypatch):
+    # what a rename finds when the other writer's comes between our check and it
+    rename = os.rename
+
+    def overtaken(source, target):
+        target.mkdir()
+        (target / 'theirs').write_text('x')
+        rename(source, target)
+
+    monkeypatch.setattr(os, 'rename', overtaken)
+    with pytest.raises(BundleError, match='already exists'):
+        with AtomicFolder(tmp_path / 'b') as folder:
+            (folder.folder / 'ours').write_text('y')
+    assert left_in(tmp_path) == ['b'] and os.listdir(tmp_path / 'b') == ['theirs']
+
+
 def test_written_bundles_are_identical(tmp_path, config):
     for name in 'ab':
         with BundleWriter(tmp_path / name, 'f', 'bfloat16', SOME, {}) as writer:
