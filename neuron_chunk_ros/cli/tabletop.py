@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     training = Training(args.folder, recipe)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the step under way is finished and saved
+        signal.signal(number, lambda *_: stopped.set())
     seen: dict[str, float] = {}
     with tqdm(total=recipe.steps, initial=training.step, desc='train', unit='step') as bar:
         def report(step: int, figures: dict[str, float]) -> None:
@@ -56,7 +61,11 @@ def _train(args: argparse.Namespace) -> int:
                 seen[name] = 0.95 * seen.get(name, value) + 0.05 * value
             bar.set_postfix({k: f'{v:.3f}' for k, v in seen.items()}, refresh=False)
             bar.update()
-        training.run(report)
+        finished = training.run(report, stopped.is_set)
+    if not finished:
+        print(f'stopped and saved at step {training.step} of {recipe.steps}; the same command '
+              'goes on from there')
+        return 130
     training.export(args.folder / 'model')
     print(f'{args.folder / "model"}: trained in {training.step} steps')
     return 0

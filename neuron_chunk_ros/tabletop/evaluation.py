@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.tabletop.batches import BatchMaker
 from neuron_chunk_ros.tabletop.network import answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, sample
@@ -27,8 +28,13 @@ def exact_match(folder: Path, per_type: int = 300, seed: int = 1_000_003, blank:
     :param blank: show a grey image instead of the scene: how far guessing gets.
     :param report: called with each type's name as it begins.
     :return: fraction right by type.
+    :raises ModelError: where `folder` holds no model.
     """
-    model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation='eager')
+    if not (folder / 'config.json').is_file():
+        raise ModelError(f'{folder}: no model there (config.json is missing); give the folder '
+                         'that training wrote, RUN_DIR/model')
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, attn_implementation='eager', local_files_only=True)
     model.eval()
     maker = BatchMaker(CAMERA)
     scores = {}

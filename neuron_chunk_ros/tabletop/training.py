@@ -167,14 +167,19 @@ class Training:
         self.step += 1
         return figures
 
-    def run(self, report: Callable[[int, dict], None], until: int | None = None) -> None:
-        """Train to the end (or to step `until`), saving as it goes."""
-        end = self.recipe.steps if until is None else until
+    def run(self, report: Callable[[int, dict], None],
+            stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end, saving as it goes; False where `stop` ended it before."""
         self.model.train()
-        while self.step < end:
+        while self.step < self.recipe.steps:
             report(self.step, self.train_step())
-            if self.step % self.recipe.save_every == 0 or self.step == end:
+            stopped = stop()
+            done = self.step == self.recipe.steps
+            if stopped or done or self.step % self.recipe.save_every == 0:
                 self.save_state()
+            if stopped and not done:
+                return False
+        return True
 
     def save_state(self) -> None:
         """Save everything a later run needs; a stop at any moment leaves the last one whole."""
