@@ -32,11 +32,12 @@ _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
-            progress: Progress | None = None) -> Bundle:
+            progress: Progress | None = None, name: str | None = None) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
-    decoder's weights and, when given, to every other floating tensor. Raises ModelError for a
+    decoder's weights and, when given, to every other floating tensor. name is what answers call
+    the model, by default the source folder's name. Raises ModelError for a
     folder that can't be used, BundleError for a target that can't be written; either way
     nothing is left at the target.
     """
@@ -57,7 +58,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     resident_bytes = sum(_nbytes(tensor) for tensor in resident)
     small_bytes = sum(path.stat().st_size for path in copied)
     writer = BundleWriter(target, checkpoint.family.name, kept, plans,
-                          _provenance(checkpoint, dtype),
+                          _provenance(checkpoint, dtype, name),
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
     total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
         ITEM_BYTES[WEIGHT_TYPES[kept]])
@@ -140,11 +141,11 @@ def _files_to_copy(source: Path) -> list[Path]:
     return chosen
 
 
-def _provenance(checkpoint: Checkpoint, dtype: str | None) -> dict:
+def _provenance(checkpoint: Checkpoint, dtype: str | None, name: str | None) -> dict:
     shards = sorted({stored.path for stored in checkpoint.tensors.values()})
     return {
         'tool': f'neuron_chunk_ros {__version__}',
-        'source': Path(os.path.realpath(checkpoint.folder)).name,
+        'source': name or Path(os.path.realpath(checkpoint.folder)).name,
         'shards': {path.name: path.stat().st_size for path in shards},
         'dtype_asked': dtype,
         'ignored_tensors': checkpoint.ignored,

@@ -47,7 +47,7 @@ def bundle_dir(cache: Path | None = None) -> Path:
             raise BundleError(f'{error}; delete {target} to have it made anew') from error
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        convert(source, target)
+        convert(source, target, name='tabletop')
     except BundleError:
         # Another process may have made it meanwhile; a bundle appears whole or not at all.
         if not target.exists():

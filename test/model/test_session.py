@@ -263,11 +263,11 @@ def test_timing_accounts_for_the_answer(tiny_bundles, family):
     """The parts add up to the whole, and encoding the images is among them."""
     with Session.open(tiny_bundles[family]) as session:
         session.ask('what?', pictures(4), max_new_tokens=4)
-        slow = 0.2
+        slow = 1.0  # far above anything else in it, also on a busy machine
         tower = session._model.model
         module = tower.visual if hasattr(tower, 'visual') else tower.vision_tower
         module.register_forward_pre_hook(lambda *_: time.sleep(slow))
         timing = session.ask('what?', pictures(4), max_new_tokens=4).timing
     parts = timing.preprocess + timing.vision + timing.prefill + timing.decode
     assert timing.vision >= slow and timing.prefill < slow
-    assert parts <= timing.total and timing.total - parts < 0.15
+    assert parts <= timing.total and timing.total - parts < slow

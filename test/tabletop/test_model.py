@@ -65,6 +65,7 @@ def test_the_training_pass_equals_the_models_own_forward(tmp_path):
 def test_the_chat_template_asks_as_training_did(bundle):
     rng = np.random.default_rng(5)
     with Session.open(bundle) as session:
+        assert session.model_name == 'tabletop'
         for kind in ('colour', 'which'):
             scenes, question = sample(rng, kind)
             inputs = session.prepare(question.text, [render(s) for s in scenes])
