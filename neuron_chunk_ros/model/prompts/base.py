@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from neuron_chunk_ros.errors import BundleError
 
 
-class PromptBuilder:
+class PromptBuilder(ABC):
     """Builds the inputs of one question. Subclasses know how their family encodes images."""
 
     image_part = 'image'           # what the family's chat template calls a picture
@@ -33,13 +34,13 @@ class PromptBuilder:
                               'the model this bundle was converted from')
         self.tokenizer.chat_template = template
 
+    @abstractmethod
     def build(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Return keyword arguments for the model.
 
         :param images: uint8 [height, width, 3] RGB each.
         :return: input_ids and attention_mask [1, tokens], and the family's pixel tensors.
         """
-        raise NotImplementedError
 
     def chat(self, prompt: str, images: int) -> str:
         """Return the prompt in the model's chat format, one placeholder for each image."""
