@@ -25,7 +25,6 @@ SINGLE_VIEW = ('colour', 'shape', 'count', 'relation', 'quadrant', 'existence')
 MULTI_VIEW = ('which', 'views', 'moved')
 NUMBERS = ('zero', 'one', 'two', 'three', 'four')
 
-# The first wording of each is the one the demo uses.
 WORDINGS = {
     'colour': ('what colour is the {shape}?', 'which colour does the {shape} have?'),
     'shape': ('what shape is the {colour} thing?', 'which shape does the {colour} thing have?'),
