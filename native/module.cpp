@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "aligned_buffer.hpp"
+#include "optimal_selection.hpp"
 #include "read_failure.hpp"
 #include "reader.hpp"
 #include "selection.hpp"
@@ -147,6 +148,43 @@ py::array_t<std::int64_t> greedy(const FloatArray& importance, std::int64_t rows
   return to_array(chosen);
 }
 
+Target target_named(const std::string& name) {
+  if (name == "rows") return Target::kRows;
+  if (name == "cost") return Target::kCost;
+  if (name == "kept") return Target::kKept;
+  throw std::invalid_argument("target must be 'rows', 'cost' or 'kept', not '" + name + "'");
+}
+
+py::tuple optimal(const FloatArray& importance, const std::string& target, double value,
+                  std::int64_t cell_rows, double run_cost, double row_cost, int price) {
+  expect_vector(importance, "importance");
+  const Target wanted = target_named(target);
+  const float* const data = importance.data();
+  const auto count = static_cast<std::size_t>(importance.size());
+  OptimalSelection chosen;
+  {
+    py::gil_scoped_release release;
+    chosen = select_optimal(data, count, {cell_rows, run_cost, row_cost}, wanted, value, price);
+  }
+  return py::make_tuple(to_array(chosen.intervals), chosen.price);
+}
+
+py::array_t<double> optimal_frontier(const FloatArray& importance, std::int64_t cell_rows,
+                                     double run_cost, double row_cost, std::size_t points) {
+  expect_vector(importance, "importance");
+  const float* const data = importance.data();
+  const auto count = static_cast<std::size_t>(importance.size());
+  std::vector<FrontierPoint> found;
+  {
+    py::gil_scoped_release release;
+    found = frontier(data, count, {cell_rows, run_cost, row_cost}, points);
+  }
+  static_assert(sizeof(FrontierPoint) == 2 * sizeof(double), "a row of the array");
+  py::array_t<double> array({static_cast<py::ssize_t>(found.size()), py::ssize_t{2}});
+  std::copy(found.begin(), found.end(), reinterpret_cast<FrontierPoint*>(array.mutable_data()));
+  return array;
+}
+
 // A subclass of OSError with errno, strerror (one whole line), filename and offset.
 void raise_read_error(PyObject* type, const ReadFailure& failure) {
   py::object error =
@@ -247,6 +285,17 @@ PYBIND11_MODULE(_native, m) {
       "Algorithm 1 of arXiv 2511.18692: float32 [N], latency float64 [L] in seconds for 1..L KiB "
       "-> int64 [n, 2] of (first row, rows). Equal scores: smaller window first, then lower "
       "row. Raises ValueError.");
+  m.def("select_optimal", &optimal, py::arg("importance"), py::arg("target"), py::arg("value"),
+        py::arg("cell_rows"), py::arg("run_cost"), py::arg("row_cost"), py::arg("price") = -1,
+        "The runs that keep most importance where a run of n rows costs run_cost + n * row_cost: "
+        "float32 [N] -> (int64 [n, 2] of (first row, rows), price). target: 'rows' (at most value "
+        "rows), 'cost' (at most value) or 'kept' (at least value of the summed importance, as "
+        "cheaply as possible). Runs begin and end on multiples of cell_rows. The price of one "
+        "call shortens the search of the next. Raises ValueError.");
+  m.def("frontier", &optimal_frontier, py::arg("importance"), py::arg("cell_rows"),
+        py::arg("run_cost"), py::arg("row_cost"), py::arg("points") = 17,
+        "float32 [N] -> float64 [points, 2] of (cost, summed importance kept) of the best "
+        "selections from cheap to whole. Raises ValueError.");
   m.def("io_uring_available", &io_uring_available,
         "Whether this build, kernel and container let a reader use io_uring.");
 }
