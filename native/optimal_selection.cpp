@@ -8,14 +8,7 @@
 #include <limits>
 #include <stdexcept>
 
-// One binary for every x86 CPU, the widest vectors it has; elsewhere the compiler's own choice.
-// (Sanitizers can't run the code that chooses.)
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define NEURON_CHUNK_WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define NEURON_CHUNK_WIDEST
-#endif
+#include "price_lanes.hpp"
 
 namespace neuron_chunk {
 namespace {
@@ -24,7 +17,6 @@ namespace {
 // nothing is worth its cost; at kEverything and beyond all is taken.
 constexpr int kPerOctave = 64;
 constexpr int kEverything = 32 * kPerOctave;
-constexpr int kLanes = 16;
 
 using Lanes = std::array<float, kLanes>;
 
@@ -41,6 +33,7 @@ struct Cells {
   std::size_t count() const { return value.size(); }
   double size(std::size_t cell) const { return cell + 1 == count() ? last : 1.0; }
   double importance(std::size_t cell) const { return sums[cell + 1] - sums[cell]; }
+  Program program() const { return {value.data(), count(), last, run}; }
 };
 
 float price_of(int index) {
@@ -79,52 +72,13 @@ void fill(Cells& cells, const float* importance, std::size_t count, const RunCos
   }
   cells.last = static_cast<float>(static_cast<double>(count - (number - 1) * cells.cell_rows) /
                                   static_cast<double>(cells.cell_rows));
-  cells.run =
-      static_cast<float>(costs.run_cost / (costs.row_cost * static_cast<double>(cells.cell_rows)));
+  // Beyond that, one run costs more than any number of cells.
+  cells.run = static_cast<float>(
+      std::min(costs.run_cost / (costs.row_cost * static_cast<double>(cells.cell_rows)), 1e30));
 }
 
-// What a selection is measured by: run per run, plus `size` per cell, plus `value` per importance.
-struct Measure {
-  float run;
-  float size;
-  float value;
-};
-
-// The program. With in and out the best gains of the rows so far, in a run or not, only their
-// difference matters: ahead = in - out, at most `run` below 0 since a run can begin anew.
-//   in  = max(in, out - price * run) + value - price * size,   out = max(out, in before)
-// Everything is divided by the price. The lanes are prices tried side by side.
-NEURON_CHUNK_WIDEST void measure_lanes(const float* value, std::size_t count, float last,
-                                       float run, const float* worth, Measure measure,
-                                       float* measured) {
-  float ahead[kLanes];
-  float inside[kLanes];
-  float outside[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    ahead[lane] = -run;
-    inside[lane] = outside[lane] = 0.0F;
-  }
-  for (std::size_t cell = 0; cell < count; ++cell) {
-    const float size = cell + 1 == count ? last : 1.0F;
-    const float gain = value[cell];
-    const float added = size * measure.size + gain * measure.value;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float from = ahead[lane];
-      const float begun = outside[lane] + measure.run;
-      const float left = from > 0.0F ? inside[lane] : outside[lane];
-      inside[lane] = (from > -run ? inside[lane] : begun) + added;
-      outside[lane] = left;
-      const float kept = from > -run ? from : -run;
-      ahead[lane] = (kept < 0.0F ? kept : 0.0F) + (gain * worth[lane] - size);
-    }
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    measured[lane] = ahead[lane] > 0.0F ? inside[lane] : outside[lane];
-  }
-}
-
-// The same for two neighbouring prices, remembering which way each state came; then backwards to
-// the cells taken.
+// The program of price_lanes.hpp for two neighbouring prices, remembering which way each state
+// came; then backwards to the cells taken.
 struct Selections {
   std::vector<std::uint8_t> ways;
   std::vector<std::uint8_t> rich;  // at price `index`
@@ -165,7 +119,9 @@ void trace(const Cells& cells, int index, Selections& found) {
 }
 
 // The dearest price whose selection measures at least, or more than, `goal`.
-int first_beyond(const Cells& cells, Measure measure, float goal, bool at_least, int hint) {
+template <typename Number>
+int first_beyond(const Cells& cells, const Measure<Number>& measure, Number goal, bool at_least,
+                 int hint) {
   int low = 0;             // not beyond
   int high = kEverything;  // beyond
   bool first = hint > 0 && hint < kEverything;
@@ -184,10 +140,9 @@ int first_beyond(const Cells& cells, Measure measure, float goal, bool at_least,
     }
     first = false;
     Lanes worth;
-    Lanes measured;
+    std::array<Number, kLanes> measured;
     for (int lane = 0; lane < kLanes; ++lane) worth[lane] = 1.0F / price_of(tried[lane]);
-    measure_lanes(cells.value.data(), cells.count(), cells.last, cells.run, worth.data(), measure,
-                  measured.data());
+    measure_lanes(cells.program(), worth.data(), measure, measured.data());
     for (int lane = 0; lane < kLanes; ++lane) {
       const bool beyond = at_least ? measured[lane] >= goal : measured[lane] > goal;
       if (beyond) {
@@ -201,24 +156,29 @@ int first_beyond(const Cells& cells, Measure measure, float goal, bool at_least,
 }
 
 struct Splice {
-  std::size_t cell;  // the richer selection before it, the leaner one from it on
-  double cost;       // in cells of row cost
-  double kept;
-  double rows;
+  std::size_t cell;    // the richer selection before it, the leaner one from it on
+  std::int64_t spent;  // by the measure
+  double kept;         // importance
 };
 
-// Every way to go from the richer to the leaner selection, handed to `use`.
+// Every way to go from the richer to the leaner selection, handed to `use`: first the leaner one
+// itself, last the richer one.
 template <typename Use>
-void splices(const Cells& cells, const Selections& found, Use use) {
+void splices(const Cells& cells, const Selections& found, const Measure<std::int32_t>& measure,
+             Use use) {
   const std::size_t count = cells.count();
   const std::vector<std::uint8_t>& rich = found.rich;
   const std::vector<std::uint8_t>& lean = found.lean;
-  Splice all{0, 0.0, 0.0, 0.0};
+  const auto size = [&](std::size_t cell) {
+    return static_cast<std::int64_t>(cell + 1 == count ? measure.last : measure.cell);
+  };
+  const auto begins = [&](std::size_t at, bool left, bool right) {
+    return at < count && right && !left ? static_cast<std::int64_t>(measure.run) : 0;
+  };
+  Splice all{0, 0, 0.0};
   for (std::size_t cell = 0; cell < count; ++cell) {
     if (lean[cell] == 0) continue;
-    const bool begins = cell == 0 || lean[cell - 1] == 0;
-    all.cost += cells.size(cell) + (begins ? cells.run : 0.0F);
-    all.rows += cells.size(cell);
+    all.spent += size(cell) + begins(cell, cell > 0 && lean[cell - 1] != 0, true);
     all.kept += cells.importance(cell);
   }
   use(all);
@@ -231,17 +191,16 @@ void splices(const Cells& cells, const Selections& found, Use use) {
     const bool matters = differed || differs || differ(cell + 1);
     differed = differs;
     if (!matters) continue;
-    const auto begins = [&](std::size_t at, bool left, bool right) {
-      return at < count && right && !left ? static_cast<double>(cells.run) : 0.0;
-    };
     const bool before = cell > 0 && rich[cell - 1] != 0;
+    const bool was = lean[cell] != 0;
+    const bool is = rich[cell] != 0;
     const bool after = cell + 1 < count && lean[cell + 1] != 0;
-    all.cost -= begins(cell, before, lean[cell] != 0) + begins(cell + 1, lean[cell] != 0, after);
-    all.cost += begins(cell, before, rich[cell] != 0) + begins(cell + 1, rich[cell] != 0, after);
-    const double change = static_cast<double>(rich[cell]) - static_cast<double>(lean[cell]);
-    all.cost += change * cells.size(cell);
-    all.rows += change * cells.size(cell);
-    all.kept += change * cells.importance(cell);
+    all.spent += begins(cell, before, is) + begins(cell + 1, is, after) -
+                 begins(cell, before, was) - begins(cell + 1, was, after);
+    if (is != was) {
+      all.spent += is ? size(cell) : -size(cell);
+      all.kept += is ? cells.importance(cell) : -cells.importance(cell);
+    }
     all.cell = cell + 1;
     use(all);
   }
@@ -261,6 +220,22 @@ std::vector<Interval> intervals(const Cells& cells, const Selections& both, std:
     }
   }
   return found;
+}
+
+// Time in whole units so fine that rounding costs up loses nothing worth mentioning. A sensible
+// selection's runs lie at least a run's cost apart: it takes at most twice the cells and one run.
+constexpr std::int32_t kMostUnits = std::int32_t{1} << 29;
+
+Measure<std::int32_t> in_units(const Cells& cells) {
+  const double most = 2.0 * static_cast<double>(cells.count()) + cells.run + 2.0;
+  const double unit = std::exp2(std::max(0.0, std::floor(std::log2(kMostUnits / most))));
+  const double run = std::min<double>(std::ceil(cells.run * unit), kMostUnits);
+  return {static_cast<std::int32_t>(run), static_cast<std::int32_t>(unit),
+          static_cast<std::int32_t>(std::ceil(cells.last * unit)), 0};
+}
+
+std::size_t rows_of_last(const Cells& cells) {
+  return cells.rows - (cells.count() - 1) * cells.cell_rows;
 }
 
 struct Scratch {
@@ -301,50 +276,49 @@ OptimalSelection select_optimal(const float* importance, std::size_t count, cons
   fill(cells, importance, count, costs);
 
   const std::vector<Interval> whole = {{0, static_cast<std::int64_t>(count)}};
-  const auto number = static_cast<double>(cells.count());
-  const double cell_cost = costs.row_cost * static_cast<double>(cells.cell_rows);
   const double total = cells.sums.back();
-  double goal = 0.0;  // in cells, or in the largest cell's importance
-  Measure measure{0.0F, 1.0F, 0.0F};
-  switch (target) {
-    case Target::kRows:
-      if (value >= static_cast<double>(count)) return {whole, price};
-      goal = value / static_cast<double>(cells.cell_rows);
-      break;
-    case Target::kCost:
-      goal = value / cell_cost;
-      if (goal >= static_cast<double>(cells.run) + number - 1.0 + cells.last) {
-        return {whole, price};
-      }
-      measure = {cells.run, 1.0F, 0.0F};
-      break;
-    case Target::kKept:
-      if (value >= total) return {whole, price};
-      goal = value / cells.largest;
-      measure = {0.0F, 0.0F, 1.0F};
-      break;
-  }
-  const bool keep = target == Target::kKept;
-  const int found = first_beyond(cells, measure, static_cast<float>(goal), keep, price);
-  trace(cells, found, both);
-
-  // The best splice within the budget. Sums are compared with a hair's width of tolerance: they
-  // are added up in another order than the caller's.
-  Splice best{0, std::numeric_limits<double>::infinity(), -1.0, 0.0};
-  const double hair = 1e-9;
-  splices(cells, both, [&](const Splice& splice) {
-    if (keep) {
-      if (splice.kept >= value * (1.0 - hair) && splice.cost < best.cost) best = splice;
-      return;
+  constexpr double kHair = 1e-9;  // the caller's sums may be added up in another order
+  const Measure<std::int32_t> time = in_units(cells);
+  const Measure<std::int32_t> rows{0, static_cast<std::int32_t>(cells.cell_rows),
+                                   static_cast<std::int32_t>(rows_of_last(cells)), 0};
+  const Measure<std::int32_t>& measure = target == Target::kRows ? rows : time;
+  if (target == Target::kKept) {
+    if (value >= total * (1.0 - kHair)) return {whole, price};
+    const double enough = value * (1.0 - kHair);
+    const Measure<float> keeps{0.0F, 0.0F, 0.0F, 1.0F};
+    int found = first_beyond(cells, keeps, static_cast<float>(value / cells.largest), true, price);
+    Splice best{};
+    for (;; ++found) {  // rounding may have stopped the search too early
+      trace(cells, found, both);
+      best = {0, std::numeric_limits<std::int64_t>::max(), 0.0};
+      splices(cells, both, measure, [&](const Splice& splice) {
+        if (splice.kept >= enough && splice.spent < best.spent) best = splice;
+      });
+      if (best.kept >= enough) break;
+      if (found >= kEverything) return {whole, found};
     }
-    const double spent = target == Target::kRows ? splice.rows : splice.cost;
-    if (spent > goal * (1.0 + hair)) return;
-    if (splice.kept > best.kept || (splice.kept == best.kept && splice.cost < best.cost)) {
+    return {intervals(cells, both, best.cell), found};
+  }
+
+  const double cell_cost = costs.row_cost * static_cast<double>(cells.cell_rows);
+  const double all = target == Target::kRows
+                         ? static_cast<double>(count)
+                         : costs.run_cost + costs.row_cost * static_cast<double>(count);
+  if (value >= all * (1.0 - kHair)) return {whole, price};
+  // Budgets are rounded down and costs up: what is chosen never takes longer.
+  const double units = target == Target::kRows ? 1.0 : static_cast<double>(time.cell) / cell_cost;
+  const auto goal = static_cast<std::int32_t>(
+      std::min(value * units * (1.0 + kHair), static_cast<double>(kMostUnits)));
+  const int found = first_beyond(cells, measure, goal, false, price);
+  trace(cells, found, both);
+  Splice best{0, 0, -1.0};
+  splices(cells, both, measure, [&](const Splice& splice) {
+    if (splice.spent > goal) return;
+    if (splice.kept > best.kept || (splice.kept == best.kept && splice.spent < best.spent)) {
       best = splice;
     }
   });
-  // Rounding in the search may leave both neighbours on one side.
-  if (best.kept < 0.0) return {keep ? whole : std::vector<Interval>{}, found};
+  if (best.kept < 0.0) return {{}, found};
   return {intervals(cells, both, best.cell), found};
 }
 
@@ -356,18 +330,17 @@ std::vector<FrontierPoint> frontier(const float* importance, std::size_t count,
   Cells& cells = my_scratch().cells;
   fill(cells, importance, count, costs);
   const double cell_cost = costs.row_cost * static_cast<double>(cells.cell_rows);
-  const auto measured = [&](int from, int to, Measure measure) {
+  const auto measured = [&](int from, int to, const Measure<float>& measure) {
     Lanes worth;
     Lanes result;
     for (int lane = 0; lane < kLanes; ++lane) {
       worth[lane] = 1.0F / price_of(from + (to - from) * lane / (kLanes - 1));
     }
-    measure_lanes(cells.value.data(), cells.count(), cells.last, cells.run, worth.data(), measure,
-                  result.data());
+    measure_lanes(cells.program(), worth.data(), measure, result.data());
     return result;
   };
   // Where it happens: between the prices at which next to nothing and nearly all is kept.
-  const Measure keeps{0.0F, 0.0F, 1.0F};
+  const Measure<float> keeps{0.0F, 0.0F, 0.0F, 1.0F};
   const auto all_kept = static_cast<float>(cells.sums.back() / std::max(cells.largest, 1e-300));
   const Lanes coarse = measured(kPerOctave, kLanes * kPerOctave, keeps);
   int dear = kPerOctave;
@@ -378,7 +351,7 @@ std::vector<FrontierPoint> frontier(const float* importance, std::size_t count,
   for (int lane = 0; lane < kLanes; ++lane) {
     if (coarse[lane] < 0.02F * all_kept) dear = std::min((lane + 1) * kPerOctave, cheap - 1);
   }
-  const Lanes cost = measured(dear, cheap, {cells.run, 1.0F, 0.0F});
+  const Lanes cost = measured(dear, cheap, {cells.run, 1.0F, cells.last, 0.0F});
   const Lanes kept = measured(dear, cheap, keeps);
   std::vector<FrontierPoint> found;
   for (std::size_t lane = 0; lane + 1 < points; ++lane) {

@@ -19,6 +19,14 @@ class ReadError(NeuronChunkError):
     """Reading from flash failed; carries path, offset and the system's reason."""
 
 
+class ProfileError(NeuronChunkError):
+    """A storage profile can't be measured here, written or read."""
+
+
+class BenchError(NeuronChunkError):
+    """A benchmark can't be run as asked (no room, no such decoder, nothing to compare)."""
+
+
 class MemoryBudgetError(NeuronChunkError):
     """The declared memory budget can't hold what must be resident."""
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+# As the commands and the node set it: torch's idle threads would otherwise spin on the cores that
+# the reader's threads need (up to 20 times slower on two shared cores).
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 TINY = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 

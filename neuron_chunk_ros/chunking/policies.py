@@ -1,20 +1,22 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Selection policies: from importance and a row budget to the runs that are read.
+"""Selection policies: from importance and a budget to the runs that are read.
 
-Each is called with importance float32 [rows], the number of rows it may choose and the bytes of
-a row, and returns runs (see runs.py). The selection itself is native code.
+The selection itself is native code; here it meets a group's shape and the storage's profile.
+Runs are int64 [n, 2] of (first row, rows), see runs.py.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import numpy as np
 
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.storage.profile import Profile
-
-Select = Callable[[np.ndarray, int, int], np.ndarray]
+from neuron_chunk_ros.storage.profile import Line, Profile
 
 # (chunk size, jump cap) in KiB per matrix shape (rows, columns): Neuron Chunking, Table 2, the
 # Orin Nano's column.
@@ -25,6 +27,8 @@ TABLE_2_NANO = {
     (4864, 896): (20, 16), (3584, 512): (8, 12), (896, 896): (8, 8), (4096, 14336): (8, 8),
     (1536, 8960): (8, 8),
 }
+_MOST_CELL_BYTES = 32 << 10
+_SEARCH_STEPS = 12
 
 
 def greedy_parameters(rows: int, row_bytes: int) -> tuple[int, int]:
@@ -36,38 +40,236 @@ def greedy_parameters(rows: int, row_bytes: int) -> tuple[int, int]:
     return size, size
 
 
-def dense(importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
-    """Choose everything."""
-    return runs.whole(len(importance))
+def cell_rows(row_bytes: int, block_size: int) -> int:
+    """Return how many rows end on a block boundary together: runs of whole cells waste nothing.
+
+    1 where that would take more than 32 KiB: a run then reads up to two blocks in vain.
+    """
+    together = math.lcm(row_bytes, block_size)
+    return together // row_bytes if together <= _MOST_CELL_BYTES else 1
 
 
-def topk(importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
-    """Choose the most important rows one by one: the baseline of Neuron Chunking, section 5."""
-    return _native.select_topk(importance, rows)
+class Policy(ABC):
+    """Chooses rows of a group whose rows lie one behind the other from a block boundary on."""
+
+    name: str
+    falls_back = True  # to reading everything where the profile says that it is not slower
+
+    def __init__(self, profile: Profile, block_size: int = 1):
+        """`block_size`: bytes that reads are multiples of."""
+        self.profile, self.block_size = profile, block_size
+
+    def __call__(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        """Choose under a budget of rows.
+
+        :param importance: float32 [N], not negative.
+        :param rows: how many may be chosen; at least the smallest run is, whatever the budget.
+        :return: runs, at least one.
+        """
+        count = len(importance)
+        if rows >= count:
+            return runs.whole(count)
+        chosen = self._choose(importance, max(1, rows), row_bytes)
+        if not len(chosen):
+            chosen = _native.select_topk(importance, max(1, rows))
+        return self._or_whole(chosen, count, row_bytes)
+
+    def within(self, importance: np.ndarray, seconds: float, row_bytes: int) -> np.ndarray:
+        """Choose under a budget of reading time, by the profile; at least the smallest run."""
+        count = len(importance)
+        if self.seconds(runs.whole(count), row_bytes) <= seconds:
+            return runs.whole(count)
+        best = _native.select_topk(importance, 1)
+        low, high = 1, count
+        for _ in range(_SEARCH_STEPS):
+            if high - low <= 1:
+                break
+            middle = (low + high) // 2
+            chosen = self._choose(importance, middle, row_bytes)
+            if len(chosen) and self.seconds(chosen, row_bytes) <= seconds:
+                best, low = chosen, middle
+            else:
+                high = middle
+        return best
+
+    def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
+        """Choose the fewest rows whose summed importance is at least `kept`."""
+        count = len(importance)
+        wanted = kept / max(float(importance.sum(dtype=np.float64)), 1e-300) * (1 - 1e-9)
+        best, low, high = runs.whole(count), 0, count
+        while high - low > 1:
+            middle = (low + high) // 2
+            chosen = self._choose(importance, middle, row_bytes)
+            if len(chosen) and runs.share(importance, chosen) >= wanted:
+                best, high = chosen, middle
+            else:
+                low = middle
+        return self._or_whole(best, count, row_bytes)
+
+    def seconds(self, chosen: np.ndarray, row_bytes: int) -> float:
+        """Return what reading these runs takes by the profile, in whole blocks."""
+        block = self.block_size
+        first = chosen[:, 0] * row_bytes // block
+        stop = -(-chosen.sum(axis=1) * row_bytes // block)
+        return self.profile.estimate((stop - first) * block)
+
+    @abstractmethod
+    def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        """Choose at most so many of the rows; may be none."""
+
+    def _or_whole(self, chosen: np.ndarray, count: int, row_bytes: int) -> np.ndarray:
+        whole = runs.whole(count)
+        if self.falls_back and self.seconds(chosen, row_bytes) >= self.seconds(whole, row_bytes):
+            return whole
+        return chosen
 
 
-def greedy(profile: Profile) -> Select:
-    """Return Neuron Chunking's Algorithm 1 under this storage profile."""
-    def select(importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+class Dense(Policy):
+    """Everything."""
+
+    name = 'dense'
+
+    def within(self, importance: np.ndarray, seconds: float, row_bytes: int) -> np.ndarray:
+        """Choose everything, whatever it takes."""
+        return runs.whole(len(importance))
+
+    def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        return runs.whole(len(importance))
+
+
+class TopK(Policy):
+    """The most important rows one by one: the baseline of Neuron Chunking, section 5."""
+
+    name = 'topk'
+    falls_back = False
+
+    def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        return _native.select_topk(importance, rows)
+
+
+class Greedy(Policy):
+    """Algorithm 1 of Neuron Chunking."""
+
+    name = 'greedy'
+
+    def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
         size, jump = greedy_parameters(len(importance), row_bytes)
         # No window is longer than the table: a longer run pays the saturated price per KiB
         # anyhow. It must hold at least one row, though.
-        largest = max(profile.saturation_kib, size, -(-row_bytes // 1024))
-        chosen = _native.select_greedy(importance, rows, row_bytes, profile.table(largest),
-                                       size, largest, size, jump)
-        # Algorithm 1 takes nothing at all where its smallest window exceeds the budget.
-        return chosen if len(chosen) else topk(importance, rows, row_bytes)
-    return select
+        largest = max(self.profile.saturation_kib, size, -(-row_bytes // 1024))
+        return _native.select_greedy(importance, rows, row_bytes, _table(self.profile, largest),
+                                     size, largest, size, jump)
 
 
-POLICIES = ('dense', 'topk', 'greedy')
+class Optimal(Policy):
+    """Most importance for the time, by a program over the rows (see optimal_selection.hpp).
+
+    Its runs are whole cells. It takes a run of n rows to cost a + b * n; where the profile's two
+    lines differ, several such lines are tried and the selection that the profile finds cheapest
+    for what it keeps is taken.
+    """
+
+    name = 'optimal'
+
+    def __init__(self, profile: Profile, block_size: int = 1):
+        """See Policy."""
+        super().__init__(profile, block_size)
+        self._lines = _lines(profile)
+        # Where the last search for a group of this shape ended. It shortens the next one and
+        # changes nothing else.
+        self._prices: dict[tuple, int] = {}
+
+    def within(self, importance: np.ndarray, seconds: float, row_bytes: int) -> np.ndarray:
+        """Choose under a budget of reading time, by the profile; at least the smallest run."""
+        count = len(importance)
+        if self.seconds(runs.whole(count), row_bytes) <= seconds:
+            return runs.whole(count)
+        best, most = _native.select_topk(importance, 1), -1.0
+        for line in self._lines:
+            budget = seconds - self.profile.batch_seconds
+            for _ in range(4):  # the line is near the profile, not equal to it
+                chosen = self._solve(importance, 'cost', budget, row_bytes, line)
+                taken = self.seconds(chosen, row_bytes)
+                if taken <= seconds or not len(chosen):
+                    break
+                budget *= 0.998 * seconds / taken
+            if len(chosen) and taken <= seconds:
+                kept = runs.share(importance, chosen)
+                if kept > most:
+                    best, most = chosen, kept
+        return best
+
+    def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
+        """Choose what is read fastest of all that keeps at least this sum of importance."""
+        tried = [self._solve(importance, 'kept', kept, row_bytes, line) for line in self._lines]
+        chosen = min(tried, key=lambda found: self.seconds(found, row_bytes))
+        if not len(chosen):
+            chosen = _native.select_topk(importance, 1)
+        return self._or_whole(chosen, len(importance), row_bytes)
+
+    def frontier(self, importance: np.ndarray, row_bytes: int) -> np.ndarray:
+        """Return what the best selections keep for their time, float64 [17, 2], ascending.
+
+        Columns: seconds by the profile, share of the summed importance kept.
+        """
+        line = self._lines[0]
+        points = _native.frontier(importance, cell_rows(row_bytes, self.block_size),
+                                  line.request_seconds, line.kib_seconds * row_bytes / 1024)
+        points[:, 0] += self.profile.batch_seconds
+        if points[-1, 1] > 0:
+            points[:, 1] /= points[-1, 1]
+        return points
+
+    def _or_whole(self, chosen: np.ndarray, count: int, row_bytes: int) -> np.ndarray:
+        # The program hardly ever takes what takes longer than all: a look at its own line is
+        # enough, most of the time, to do without the profile's word.
+        a, b = self._lines[0]
+        b *= row_bytes / 1024
+        if len(chosen) * a + runs.count(chosen) * b < 0.8 * (a + count * b):
+            return chosen
+        return super()._or_whole(chosen, count, row_bytes)
+
+    def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        rows = max(rows, cell_rows(row_bytes, self.block_size))
+        tried = [self._solve(importance, 'rows', rows, row_bytes, line) for line in self._lines]
+        if len(tried) == 1:
+            return tried[0]
+        return max(tried, key=lambda found: runs.share(importance, found) / max(
+            self.seconds(found, row_bytes), 1e-12))
+
+    def _solve(self, importance, target: str, value: float, row_bytes: int,
+               line: Line) -> np.ndarray:
+        key = (len(importance), row_bytes, target, line)
+        chosen, self._prices[key] = _native.select_optimal(
+            importance, target, value, cell_rows(row_bytes, self.block_size),
+            line.request_seconds, line.kib_seconds * row_bytes / 1024, self._prices.get(key, -1))
+        return chosen
 
 
-def make_policy(name: str, profile: Profile) -> Select:
+@lru_cache(maxsize=64)
+def _table(profile: Profile, largest_kib: int) -> np.ndarray:
+    return profile.table(largest_kib)
+
+
+def _lines(profile: Profile) -> list[Line]:
+    """Return the straight lines worth trying in place of the profile's two."""
+    low, high = profile.low, profile.high
+    if math.isclose(low.kib_seconds, high.kib_seconds, rel_tol=0.1):
+        return [profile.line]
+    # The one nearest to T over all sizes, and T itself as long as runs stay below the knee.
+    return [line for line in (profile.line, low) if line.kib_seconds > 0]
+
+
+_CLASSES = {policy.name: policy for policy in (Dense, TopK, Greedy, Optimal)}
+POLICIES = tuple(_CLASSES)
+
+
+def make_policy(name: str, profile: Profile, block_size: int = 1) -> Policy:
     """Return the policy of this name.
 
+    :param block_size: bytes that the device's reads are multiples of (Reader.block_size).
     :raises ValueError: for a name not in POLICIES.
     """
-    if name not in POLICIES:
+    if name not in _CLASSES:
         raise ValueError(f"unknown policy '{name}': choose one of {', '.join(POLICIES)}")
-    return {'dense': dense, 'topk': topk}.get(name) or greedy(profile)
+    return _CLASSES[name](profile, block_size)

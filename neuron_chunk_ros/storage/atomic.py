@@ -42,7 +42,11 @@ class AtomicFolder:
             check_space(self.target.parent, self._needed, self.target, self._error)
             self._create()
         except OSError as reason:
+            self._clean()
             raise self._failure(reason) from reason
+        except BaseException:  # Ctrl-C while the folder was being made
+            self._clean()
+            raise
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -52,13 +56,16 @@ class AtomicFolder:
         except OSError as reason:
             raise self._failure(reason) from reason
         finally:
-            if self.folder != self.target:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            if self._lock >= 0:
-                os.close(self._lock)
-                self._lock = -1
+            self._clean()
         if isinstance(value, OSError):
             raise self._failure(value) from value
+
+    def _clean(self) -> None:
+        if self.folder != self.target:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _prefix(self) -> str:
         return f'.{self.target.name}.partial-'
@@ -66,8 +73,9 @@ class AtomicFolder:
     def _create(self) -> None:
         for _ in range(8):
             folder = self.target.parent / (self._prefix() + secrets.token_hex(4))
+            self.folder = folder  # known before it is there: an interruption must find it
             os.mkdir(folder)
-            self.folder, self._lock = folder, _lock(folder)
+            self._lock = _lock(folder)
             # another writer may have taken the unlocked, newborn folder for a stale one
             if folder.is_dir():
                 return
