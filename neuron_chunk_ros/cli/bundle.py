@@ -21,6 +21,9 @@ def register(subparsers) -> None:
     convert.add_argument('model', metavar='MODEL_DIR', help='folder with config.json, safetensors')
     convert.add_argument('bundle', metavar='BUNDLE_DIR', help='folder to write; must not exist')
     convert.add_argument('--dtype', choices=_DTYPES, help='round weights (default: as they are)')
+    convert.add_argument('--layout', choices=('bundled', 'separate'), default='bundled',
+                         help='linear layers that share an input stored row by row together, or '
+                              'each alone (default bundled)')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
@@ -49,7 +52,7 @@ def _add(subparsers, name: str, run, text: str) -> argparse.ArgumentParser:
 def _convert(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.model.convert import convert
     with byte_progress('convert') as progress:
-        bundle = convert(args.model, args.bundle, args.dtype, progress)
+        bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}')
     return 0
@@ -63,9 +66,9 @@ def _inspect(args: argparse.Namespace) -> int:
             'path': str(bundle.path), 'family': bundle.family, 'dtype': bundle.dtype,
             'flash_bytes': bundle.flash_bytes, 'flash_files': [p.name for p in bundle.flash_files],
             'resident_bytes': bundle.resident_bytes, 'resident_file': bundle.resident_file.name,
-            'files': sorted(bundle.files), 'calibration': bundle.calibration,
-            'provenance': bundle.provenance,
-            'groups': [dataclasses.asdict(group) for group in bundle.groups.values()],
+            'files': sorted(bundle.files), 'layout': bundle.layout, 'order': bundle.order,
+            'calibration': bundle.calibration, 'provenance': bundle.provenance,
+            'groups': [_described(group) for group in bundle.groups.values()],
         }, indent=1))
         return 0
     facts = {
@@ -74,7 +77,8 @@ def _inspect(args: argparse.Namespace) -> int:
                  f'files: {", ".join(path.name for path in bundle.flash_files)}',
         'resident': f'{_mb(bundle.resident_bytes)} MB in {len(bundle.resident_tensors)} tensors',
         'files': ', '.join(sorted(bundle.files)),
-        'calibration': 'none' if bundle.calibration is None else ', '.join(bundle.calibration),
+        'layout': bundle.layout, 'order': _order(bundle),
+        'calibration': _calibration(bundle.calibration),
         'provenance': json.dumps(bundle.provenance),
     }
     for key, value in facts.items():
@@ -87,6 +91,27 @@ def _inspect(args: argparse.Namespace) -> int:
         print(f'{name:<20} {count:>5} {group[0]:>7} {sum(c for _, c in group[2]):>8} '
               f'{group[1]:>9} {_mb(count * group[0] * group[1]):>9}  {members}')
     return 0
+
+
+def _described(group) -> dict:
+    order = group.order
+    plain = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+    return {**plain, 'members': [dataclasses.asdict(member) for member in group.members],
+            'order': order and {'channels': order.channels.tolist(),
+                                'absorbed_by': order.absorbed_by}}
+
+
+def _order(bundle) -> str:
+    if bundle.order == 'original':
+        return bundle.order
+    at_run_time = sum(group.permutation is not None for group in bundle.groups.values())
+    return f"{bundle.order}, {at_run_time} groups' inputs reordered at run time"
+
+
+def _calibration(calibration: dict | None) -> str:
+    if calibration is None:
+        return 'none (make one with: neuron-chunk calibrate BUNDLE_DIR --images DIR)'
+    return f'budgets and row counts from {calibration["samples"]} samples'
 
 
 def _alike(groups) -> dict:

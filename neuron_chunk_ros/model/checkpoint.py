@@ -38,12 +38,12 @@ class Stored:
 class Checkpoint:
     """A model folder whose every tensor is known to be there with the shape its config says.
 
-    plans: the decoder's groups; tensors: module path name -> Stored, without tied copies;
-    ignored: names the architecture does not know, which transformers would ignore too. Raises
-    ModelError, one line each, for everything that keeps the folder from being used.
+    plans: the decoder's groups in this layout; tensors: module path name -> Stored, without tied
+    copies; ignored: names the architecture does not know, which transformers would ignore too.
+    Raises ModelError, one line each, for everything that keeps the folder from being used.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, layout: str = 'bundled'):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ModelError(f'{self.folder}: no such model folder')
@@ -53,7 +53,7 @@ class Checkpoint:
                              f'only bfloat16, float16 and float32 weights can be converted')
         try:
             self.family: Family = family_for(self.config)
-            self.plans = self.family.groups(self.config)
+            self.plans = self.family.groups(self.config, layout)
             model = skeleton(self.family, self.config)
         except ModelError as error:
             raise ModelError(f'{self.folder}: {error}') from error

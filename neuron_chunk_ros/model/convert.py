@@ -23,7 +23,7 @@ from neuron_chunk_ros.storage.dtypes import (
     storage_dtype,
     to_bits,
 )
-from neuron_chunk_ros.storage.layout import BUNDLE_JSON
+from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -32,23 +32,27 @@ _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
-            progress: Progress | None = None, name: str | None = None) -> Bundle:
+            progress: Progress | None = None, name: str | None = None,
+            layout: str = 'bundled') -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
     decoder's weights and, when given, to every other floating tensor. name is what answers call
-    the model, by default the source folder's name. Raises ModelError for a
+    the model, by default the source folder's name. layout: 'bundled' stores linear layers that
+    share an input row by row together, 'separate' stores each alone. Raises ModelError for a
     folder that can't be used, BundleError for a target that can't be written; either way
     nothing is left at the target.
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in WEIGHT_TYPES:
         raise ModelError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+    if layout not in LAYOUTS:
+        raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
     real = Path(os.path.realpath(source))
     if real in (Path(os.path.realpath(target)), *Path(os.path.realpath(target)).parents):
         raise ModelError(f'{target} lies inside the model folder {source}: choose another place')
     check_target(target, BundleError)  # before anything slow
-    checkpoint = Checkpoint(source)
+    checkpoint = Checkpoint(source, layout)
     plans = checkpoint.plans
     weights = {member.name + '.weight' for plan in plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
@@ -62,7 +66,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
     total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
         ITEM_BYTES[WEIGHT_TYPES[kept]])
-    count = _Counter(total, progress)
+    count = Counter(total, progress)
     with writer:
         for path in copied:
             writer.copy_file(path)
@@ -152,18 +156,20 @@ def _provenance(checkpoint: Checkpoint, dtype: str | None, name: str | None) -> 
     }
 
 
-class _Counter:
+class Counter:
     """Reports bytes done, also from inside a tensor that is written in pieces."""
 
     def __init__(self, total: int, progress: Progress | None):
         self._done, self._total, self._progress = 0, total, progress
 
     def add(self, nbytes: int) -> None:
+        """Count bytes done."""
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total)
 
     def watch(self, tensor: ResidentTensor) -> ResidentTensor:
+        """Return the tensor, made to count its pieces as they are written."""
         def pieces():
             for piece in tensor.data():
                 yield piece

@@ -5,34 +5,36 @@
 from __future__ import annotations
 
 import os
-import re
-import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.storage import calibration as calibrations
 from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES
 from neuron_chunk_ros.storage.layout import ALIGNMENT, BUNDLE_JSON, Group, GroupPlan, Member
+from neuron_chunk_ros.storage.manifest import (
+    FORMAT,
+    VERSION,
+    checksum,
+    inside,
+    is_plain_name,
+    read_manifest,
+    sized_file,
+    want_dtype,
+    want_keys,
+    word,
+)
+from neuron_chunk_ros.storage.orders import read_orders
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
-from neuron_chunk_ros.storage.strict_json import parse_object, shown, whole
+from neuron_chunk_ros.storage.strict_json import shown, whole
 
 __all__ = ['Bundle', 'Group', 'GroupPlan', 'Member']
 
-FORMAT = 'neuron-chunk-bundle'
-VERSION = 1
-_MAX_JSON_BYTES = 64 << 20
-_KEYS = {'format', 'version', 'family', 'dtype', 'resident', 'files', 'groups', 'calibration',
-         'provenance'}
+_KEYS = {1: {'format', 'version', 'family', 'dtype', 'resident', 'files', 'groups',
+             'calibration', 'provenance'}}
+_KEYS[2] = _KEYS[1] | {'orders'}
 _GROUP_KEYS = {'name', 'file', 'tensor', 'offset', 'rows', 'columns', 'row_bytes', 'dtype',
                'members', 'scale', 'permutation', 'sha256'}
-_FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}', re.ASCII)
-_WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}', re.ASCII)
-_SHA256 = re.compile(r'[0-9a-f]{64}', re.ASCII)
-
-
-def is_plain_name(name) -> bool:
-    """Tell whether a name may stand for a file inside a bundle: no folder, no dot in front."""
-    return isinstance(name, str) and _FILE_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Bundle:
     resident_tensors: dict[str, TensorEntry]
     resident_checksum: str
     files: dict[str, str]  # copied files: name -> sha256
-    calibration: dict | None
+    orders_file: dict | None  # file, bytes, sha256 of the row orders, where rows are reordered
+    calibration: dict | None  # see calibration.py
     provenance: dict
 
     @classmethod
@@ -64,12 +67,31 @@ class Bundle:
             raise BundleError(f'{folder}: not a bundle, {BUNDLE_JSON} is missing '
                               f'(make one with: neuron-chunk convert MODEL_DIR BUNDLE_DIR)')
         try:
-            _inside(folder, BUNDLE_JSON)
-            return _Opening(folder, _read(manifest)).bundle()
+            inside(folder, BUNDLE_JSON)
+            return _Opening(folder, read_manifest(manifest)).bundle()
         except OSError as error:
             raise BundleError(f'{manifest}: {error.strerror}') from error
         except ValueError as error:
             raise BundleError(f'{manifest}: {error}') from error
+
+    @property
+    def layout(self) -> str:
+        """'bundled' where groups hold several linear layers, 'separate' where each holds one."""
+        several = any(len(group.members) > 1 for group in self.groups.values())
+        return 'bundled' if several else 'separate'
+
+    @property
+    def order(self) -> str:
+        """'hot-cold' where rows are reordered, else 'original'."""
+        return 'original' if self.orders_file is None else 'hot-cold'
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """File name -> sha256 of every file but the flash files and bundle.json."""
+        neurons = self.calibration and self.calibration['neurons']
+        return {self.resident_file.name: self.resident_checksum, **self.files,
+                **{value['file']: value['sha256'] for value in (self.orders_file, neurons)
+                   if value}}
 
     def file_index(self, group: Group) -> int:
         """Return the group's file as an index into flash_files."""
@@ -88,21 +110,24 @@ class _Opening:
         if manifest.get('format') != FORMAT:
             raise ValueError(f'format is {shown(manifest.get("format"))}, want {FORMAT!r}')
         version = manifest.get('version')
-        if type(version) is not int or version != VERSION:
+        if type(version) is not int or version not in _KEYS:
             raise ValueError(f'version {shown(version)} is not one this release reads '
-                             f'(it reads {VERSION}): convert the model again')
-        _want_keys(manifest, _KEYS, 'bundle.json')
-        family, dtype = _word(manifest['family'], 'family'), manifest['dtype']
-        _want_dtype(dtype, 'dtype')
-        calibration, provenance = manifest['calibration'], manifest['provenance']
-        if calibration is not None and not isinstance(calibration, dict):
-            raise ValueError('calibration must be an object or null')
+                             f'(it reads up to {VERSION}): convert the model again')
+        want_keys(manifest, _KEYS[version], 'bundle.json')
+        family, dtype = word(manifest['family'], 'family'), manifest['dtype']
+        want_dtype(dtype, 'dtype')
+        provenance = manifest['provenance']
         if not isinstance(provenance, dict):
             raise ValueError('provenance must be an object')
         resident_name, resident_sum, tensors = self.resident()
         files = self.files()
         groups = self.groups(dtype)
-        flash = self.flash(groups, {resident_name, *files})
+        sides = self.sides(groups)
+        flash = self.flash(groups, {resident_name, *files, *sides})
+        orders = read_orders(self.folder, manifest.get('orders'),
+                             {value['name']: value['permutation']
+                              for value in manifest['groups']}, groups)
+        groups = {name: replace(group, order=orders.get(name)) for name, group in groups.items()}
         return Bundle(
             path=self.folder, family=family, dtype=dtype, groups=groups,
             flash_files=[self.folder / name for name in flash],
@@ -110,26 +135,35 @@ class _Opening:
             resident_file=self.folder / resident_name,
             resident_bytes=sum(entry.nbytes for entry in tensors.values()),
             resident_tensors=tensors, resident_checksum=resident_sum, files=files,
-            calibration=calibration, provenance=provenance)
+            orders_file=manifest.get('orders'), calibration=manifest['calibration'],
+            provenance=provenance)
 
     def resident(self) -> tuple[str, str, dict[str, TensorEntry]]:
         value = self.manifest['resident']
-        _want_keys(value, {'file', 'bytes', 'sha256'}, 'resident')
-        path = _inside(self.folder, value['file'])
-        size = os.stat(path).st_size
-        if whole(value['bytes'], 'resident: bytes') != size:
-            raise ValueError(f'resident: {value["file"]} has {size} bytes, '
-                             f'{value["bytes"]} are recorded')
-        return (value['file'], _checksum(value['sha256'], 'resident'),
-                read_header(path, BundleError))
+        path = sized_file(self.folder, value, 'resident')
+        return value['file'], value['sha256'], read_header(path, BundleError)
+
+    def sides(self, groups: dict[str, Group]) -> list[str]:
+        """Check the calibration with its file; return the files beside the weights."""
+        orders, calibration = self.manifest.get('orders'), self.manifest['calibration']
+        names = []
+        if orders is not None:
+            names.append(sized_file(self.folder, orders, 'orders').name)
+        if calibration is not None:
+            calibrations.check(calibration)
+            path = sized_file(self.folder, calibration['neurons'], 'calibration: neurons')
+            calibrations.check_groups(calibration, {g.name: g.rows for g in groups.values()},
+                                      read_header(path, BundleError))
+            names.append(path.name)
+        return names
 
     def files(self) -> dict[str, str]:
         files = self.manifest['files']
         if not isinstance(files, dict) or 'config.json' not in files:
             raise ValueError('files must be an object with at least config.json')
-        for name, checksum in files.items():
-            _inside(self.folder, name)
-            _checksum(checksum, f'files: {name}')
+        for name, digest in files.items():
+            inside(self.folder, name)
+            checksum(digest, f'files: {name}')
         return dict(files)
 
     def groups(self, dtype: str) -> dict[str, Group]:
@@ -160,7 +194,7 @@ class _Opening:
             if group.file in taken:
                 raise ValueError(f'group {group.name}: {group.file} is not a flash file')
             if group.file not in headers:
-                path = _inside(self.folder, group.file)
+                path = inside(self.folder, group.file)
                 headers[group.file] = read_header(path, BundleError)
             entry = headers[group.file].get(group.tensor)
             if entry is None:
@@ -184,20 +218,20 @@ class _Opening:
 
 
 def _group(value, label: str) -> Group:
-    _want_keys(value, _GROUP_KEYS, label)
-    name = _word(value['name'], f'{label}: name')
+    want_keys(value, _GROUP_KEYS, label)
+    name = word(value['name'], f'{label}: name')
     label = f'group {name}'
-    _want_dtype(value['dtype'], f'{label}: dtype')
+    want_dtype(value['dtype'], f'{label}: dtype')
     if not is_plain_name(value['file']):
         raise ValueError(f'{label}: file {shown(value["file"])} is not a plain file name')
-    if value['scale'] is not None or value['permutation'] is not None:
-        raise ValueError(f'{label}: scale and permutation are not read by this release')
+    if value['scale'] is not None:
+        raise ValueError(f'{label}: scale is not read by this release')
     if not isinstance(value['members'], list) or not value['members']:
         raise ValueError(f'{label}: members must be a list of at least one')
     members = []
     for member in value['members']:
-        _want_keys(member, {'name', 'columns'}, f'{label}: a member')
-        members.append(Member(_word(member['name'], f'{label}: a member'),
+        want_keys(member, {'name', 'columns'}, f'{label}: a member')
+        members.append(Member(word(member['name'], f'{label}: a member'),
                               whole(member['columns'], f"{label}: a member's columns", 1)))
     rows, columns, row_bytes, offset = (
         whole(value[key], f'{label}: {key}', least)
@@ -208,57 +242,6 @@ def _group(value, label: str) -> Group:
         raise ValueError(f'{label}: row_bytes {row_bytes} do not fit {columns} columns')
     if offset % ALIGNMENT:
         raise ValueError(f'{label}: offset {offset} is not a multiple of {ALIGNMENT}')
-    return Group(name, value['file'], _word(value['tensor'], f'{label}: tensor'), offset, rows,
+    return Group(name, value['file'], word(value['tensor'], f'{label}: tensor'), offset, rows,
                  columns, row_bytes, value['dtype'], tuple(members),
-                 _checksum(value['sha256'], label))
-
-
-def _read(path: Path) -> dict:
-    with open(path, 'rb') as file:
-        data = file.read(_MAX_JSON_BYTES + 1)
-    if len(data) > _MAX_JSON_BYTES:
-        raise ValueError(f'over {_MAX_JSON_BYTES} bytes long')
-    return parse_object(data)
-
-
-def _inside(folder: Path, name) -> Path:
-    """Return the path of a regular file in the folder; a link may not lead out of it."""
-    if not is_plain_name(name):
-        raise ValueError(f'{shown(name)} is not a plain file name')
-    path = folder / name
-    try:
-        status = os.stat(path)
-        outside = path.resolve(strict=True).parent != folder.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise ValueError(f'{name} is missing or unreadable') from error
-    if outside:
-        raise ValueError(f'{name} is a link that leaves the bundle')
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f'{name} is not a regular file')
-    return path
-
-
-def _want_keys(value, keys: set[str], label: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f'{label} must be an object')
-    for missing in sorted(keys - value.keys()):
-        raise ValueError(f'{label}: {missing!r} is missing')
-    for extra in sorted(value.keys() - keys):
-        raise ValueError(f'{label}: {shown(extra)} is not known')
-
-
-def _want_dtype(value, label: str) -> None:
-    if not isinstance(value, str) or value not in WEIGHT_TYPES:
-        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(WEIGHT_TYPES)}')
-
-
-def _word(value, label: str) -> str:
-    if not isinstance(value, str) or not _WORD.fullmatch(value):
-        raise ValueError(f'{label} is {shown(value)}, want letters, digits, dot, dash, underscore')
-    return value
-
-
-def _checksum(value, label: str) -> str:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise ValueError(f'{label}: sha256 must be 64 hexadecimal digits')
-    return value
+                 checksum(value['sha256'], label))

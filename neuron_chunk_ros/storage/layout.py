@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 ALIGNMENT = 4096  # bytes; every group starts on a multiple, so direct I/O needs no slack there
 BUNDLE_JSON = 'bundle.json'
 RESIDENT_FILE = 'resident.safetensors'
+ORDERS_FILE = 'orders.safetensors'
+LAYOUTS = ('bundled', 'separate')
+ORDERS = ('original', 'hot-cold')
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,23 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class RowOrder:
+    """Another order of a group's rows than the model's own.
+
+    Row i on flash holds the model's input channel channels[i]. Where `absorbed_by` names linear
+    layers, their output channels lie in this order too, so that the group's input arrives in it.
+    """
+
+    channels: np.ndarray  # int32 [rows], a permutation of 0 .. rows - 1
+    absorbed_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Group:
-    """A group as it lies on flash: tensor [rows, columns], row i = input channel i."""
+    """A group as it lies on flash: tensor [rows, columns], row i = input channel i.
+
+    With an `order`, row i = input channel order.channels[i].
+    """
 
     name: str
     file: str
@@ -49,8 +67,16 @@ class Group:
     dtype: str  # 'bfloat16', 'float16' or 'float32'
     members: tuple[Member, ...]
     checksum: str  # sha256 of the group's bytes, hexadecimal
-    permutation: None = None  # reserved for hot-cold order
+    order: RowOrder | None = field(default=None, compare=False)
     scale: None = None  # reserved for quantised rows
+
+    @property
+    def permutation(self) -> np.ndarray | None:
+        """What to do to the activation at run time: inputs[:, permutation], or None for nothing.
+
+        int32 [rows]; row i on flash holds input channel permutation[i].
+        """
+        return self.order.channels if self.order and not self.order.absorbed_by else None
 
     @property
     def nbytes(self) -> int:

@@ -15,15 +15,14 @@ _BLOCK_BYTES = 4 << 20
 
 
 def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Read a bundle's groups, resident file and copied files; returns one line per damaged one.
+    """Read a bundle's groups and its other files; returns one line per damaged one.
 
     progress is called with (bytes done, bytes in all).
     """
     parts = [(f'group {group.name}', bundle.path / group.file, group.offset, group.nbytes,
               group.checksum) for group in bundle.groups.values()]
-    plain = {bundle.resident_file.name: bundle.resident_checksum, **bundle.files}
     parts += [(name, bundle.path / name, 0, _size(bundle.path / name), checksum)
-              for name, checksum in plain.items()]
+              for name, checksum in bundle.checksums.items()]
     total = sum(part[3] for part in parts)
     done = 0
     problems = []

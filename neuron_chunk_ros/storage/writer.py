@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,17 @@ import numpy as np
 
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.atomic import AtomicFolder, write_all, write_file
-from neuron_chunk_ros.storage.bundle import FORMAT, VERSION, is_plain_name
+from neuron_chunk_ros.storage.calibration import FILE_PATTERN, complete, pack
 from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES, carries
-from neuron_chunk_ros.storage.layout import BUNDLE_JSON, RESIDENT_FILE, GroupPlan
+from neuron_chunk_ros.storage.layout import (
+    BUNDLE_JSON,
+    ORDERS_FILE,
+    RESIDENT_FILE,
+    GroupPlan,
+    RowOrder,
+)
+from neuron_chunk_ros.storage.manifest import FORMAT, VERSION, dump_manifest, is_plain_name
+from neuron_chunk_ros.storage.orders import describe_order
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
@@ -55,8 +62,13 @@ class BundleWriter:
 
     def __init__(self, target: Path, family: str, dtype: str, groups: Sequence[GroupPlan],
                  provenance: dict, *, resident_bytes: int = 0,
-                 max_shard_bytes: int = MAX_SHARD_BYTES):
-        """resident_bytes: what resident tensors and copied files need, for the space check."""
+                 max_shard_bytes: int = MAX_SHARD_BYTES,
+                 orders: Mapping[str, RowOrder] | None = None):
+        """Lay the files out.
+
+        resident_bytes: what resident tensors and copied files need, for the space check.
+        orders: by group, where its rows are not written in the model's own order.
+        """
         if dtype not in WEIGHT_TYPES:
             raise BundleError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
         self._plans = {plan.name: plan for plan in groups}
@@ -72,6 +84,8 @@ class BundleWriter:
         self._checksums: dict[str, str] = {}
         self._resident: dict | None = None
         self._files: dict[str, str] = {}
+        self._orders = dict(orders or {})
+        self._calibration: dict | None = None
 
     def __enter__(self) -> BundleWriter:
         self._folder.__enter__()
@@ -96,19 +110,28 @@ class BundleWriter:
             self._descriptors.clear()
             self._folder.__exit__(kind, value, traceback)
 
-    def write_group(self, name: str, array: np.ndarray) -> None:
-        """Write a group's rows, array [rows, columns], bfloat16 as uint16."""
+    def write_group(self, name: str, rows: np.ndarray | Iterable[np.ndarray]) -> None:
+        """Write a group's rows, [rows, columns], bfloat16 as uint16; in one array or several."""
         plan = self._plans.get(name)
         if plan is None or name in self._checksums:
             raise BundleError(f'group {name!r} is not planned or already written')
-        if array.shape != (plan.rows, plan.columns) or not carries(array, self._dtype):
-            raise BundleError(
-                f'group {name}: got {array.dtype} {list(array.shape)}, '
-                f'want {self._dtype} [{plan.rows}, {plan.columns}]')
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         shard = self._home[name]
-        write_all(self._descriptors[shard.name], data, shard.entries[name].begin)
-        self._checksums[name] = hashlib.sha256(data).hexdigest()
+        begin, checksum, count = shard.entries[name].begin, hashlib.sha256(), 0
+        for array in (rows,) if isinstance(rows, np.ndarray) else rows:
+            count += len(array)
+            if (array.shape[1:] != (plan.columns,) or count > plan.rows
+                    or not carries(array, self._dtype)):
+                raise self._unfit(plan, array)
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            begin += write_all(self._descriptors[shard.name], data, begin)
+            checksum.update(data)
+        if count != plan.rows:
+            raise BundleError(f'group {name}: got {count} rows, want {plan.rows}')
+        self._checksums[name] = checksum.hexdigest()
+
+    def _unfit(self, plan: GroupPlan, array: np.ndarray) -> BundleError:
+        return BundleError(f'group {plan.name}: got {array.dtype} {list(array.shape)}, '
+                           f'want {self._dtype} [{plan.rows}, {plan.columns}]')
 
     def write_resident(self, tensors: Iterable[ResidentTensor]) -> None:
         """Write resident.safetensors; a tensor's pieces are asked for one after another."""
@@ -141,11 +164,17 @@ class BundleWriter:
     def copy_file(self, path: Path) -> None:
         """Copy a small file (config, tokenizer, processor) as it is, under its own name."""
         path = Path(path)
-        if not is_plain_name(path.name) or path.name in (BUNDLE_JSON, RESIDENT_FILE):
+        taken = path.name in (BUNDLE_JSON, RESIDENT_FILE, ORDERS_FILE)
+        if not is_plain_name(path.name) or taken or FILE_PATTERN.fullmatch(path.name):
             raise BundleError(f'{path.name!r} cannot be the name of a file in a bundle')
         data = path.read_bytes()
         write_file(self._folder.folder / path.name, [data])
         self._files[path.name] = hashlib.sha256(data).hexdigest()
+
+    def write_calibration(self, calibration: dict, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a calibration (see calibration.py); its `neurons` are filled in here."""
+        self._calibration, data = complete(calibration, arrays)
+        write_file(self._folder.folder / self._calibration['neurons']['file'], [data])
 
     def _lay_out(self, limit: int) -> list[_Shard]:
         item = ITEM_BYTES[WEIGHT_TYPES[self._dtype]]
@@ -183,20 +212,28 @@ class BundleWriter:
             raise BundleError(f'{self._folder.target}: {what} was never written')
         manifest = {
             'format': FORMAT, 'version': VERSION, 'family': self._family, 'dtype': self._dtype,
-            'resident': self._resident, 'files': self._files,
+            'resident': self._resident, 'files': self._files, 'orders': self._write_orders(),
             'groups': [self._describe(plan) for plan in self._plans.values()],
-            'calibration': None, 'provenance': self._provenance,
+            'calibration': self._calibration, 'provenance': self._provenance,
         }
-        text = json.dumps(manifest, indent=1) + '\n'
-        write_file(self._folder.folder / BUNDLE_JSON, [text.encode()])
+        write_file(self._folder.folder / BUNDLE_JSON, [dump_manifest(manifest)])
+
+    def _write_orders(self) -> dict | None:
+        if not self._orders:
+            return None
+        data = pack({name: order.channels for name, order in self._orders.items()})
+        write_file(self._folder.folder / ORDERS_FILE, [data])
+        return {'file': ORDERS_FILE, 'bytes': len(data),
+                'sha256': hashlib.sha256(data).hexdigest()}
 
     def _describe(self, plan: GroupPlan) -> dict:
-        shard = self._home[plan.name]
+        shard, order = self._home[plan.name], self._orders.get(plan.name)
         return {
             'name': plan.name, 'file': shard.name, 'tensor': plan.name,
             'offset': shard.entries[plan.name].begin, 'rows': plan.rows, 'columns': plan.columns,
             'row_bytes': plan.columns * ITEM_BYTES[WEIGHT_TYPES[self._dtype]],
             'dtype': self._dtype,
             'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
-            'scale': None, 'permutation': None, 'sha256': self._checksums[plan.name],
+            'scale': None, 'permutation': order and describe_order(plan.name, order),
+            'sha256': self._checksums[plan.name],
         }

@@ -117,7 +117,7 @@ def widen_row(manifest):
 GROUP = ('groups', 0)
 MALFORMED = {
     'format': (put('format', 'zip'), 'format'),
-    'version of tomorrow': (put('version', 2), 'version 2'),
+    'version of tomorrow': (put('version', 3), 'version 3'),
     'version is true': (put('version', True), 'version'),
     'family with a slash': (put('family', '../x'), 'family'),
     'family is a number': (put('family', 3), 'family'),
@@ -176,7 +176,7 @@ MALFORMED = {
     'member extra key': (put(*GROUP, 'members', 0, 'x', 1), 'not known'),
     'member in two groups': (share_member, 'appears twice'),
     'scale': (put(*GROUP, 'scale', {}), 'scale'),
-    'permutation': (put(*GROUP, 'permutation', [1, 0]), 'permutation'),
+    'permutation without orders': (put(*GROUP, 'permutation', {}), 'has no orders'),
     'checksum not text': (put(*GROUP, 'sha256', None), 'sha256'),
     'checksum upper case': (put(*GROUP, 'sha256', 'A' * 64), 'sha256'),
     'groups overlap': (alias, 'overlaps'),

@@ -310,7 +310,7 @@ def test_written_bundles_are_identical(tmp_path, config):
         time.sleep(0.01)
     for path in (tmp_path / 'a').iterdir():
         assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
-    assert json.loads((tmp_path / 'a' / 'bundle.json').read_text())['version'] == 1
+    assert json.loads((tmp_path / 'a' / 'bundle.json').read_text())['version'] == 2
 
 
 @settings(max_examples=100, deadline=None)

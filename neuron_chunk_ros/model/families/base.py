@@ -73,8 +73,12 @@ class Family:
         """Return the number of decoder layers."""
         return _dimension(self.text(config), 'num_hidden_layers')
 
-    def groups(self, config: dict) -> list[GroupPlan]:
-        """Plan the groups in decoder order: per layer qkv, o, gate_up, down."""
+    def groups(self, config: dict, layout: str = 'bundled') -> list[GroupPlan]:
+        """Plan the groups in decoder order.
+
+        :param layout: 'bundled': per layer qkv, o, gate_up, down; layers that share an input are
+            stored row by row together. 'separate': q, k, v, o, gate, up, down.
+        """
         text = self.text(config)
         layers = _dimension(text, 'num_hidden_layers')
         hidden = _dimension(text, 'hidden_size')
@@ -87,19 +91,36 @@ class Family:
         wide, narrow = heads * head, _dimension(text, 'num_key_value_heads') * head
         plans = []
         for i in range(layers):
-            plans += [
+            bundled = [
                 self._plan(i, 'qkv', hidden, 'self_attn',
                            q_proj=wide, k_proj=narrow, v_proj=narrow),
                 self._plan(i, 'o', wide, 'self_attn', o_proj=hidden),
                 self._plan(i, 'gate_up', hidden, 'mlp', gate_proj=inner, up_proj=inner),
                 self._plan(i, 'down', inner, 'mlp', down_proj=hidden),
             ]
+            plans += bundled if layout == 'bundled' else [
+                GroupPlan(f'layers.{i}.{_short(member.name)}', plan.rows, (member,))
+                for plan in bundled for member in plan.members]
         return plans
+
+    def feeders(self, member: str) -> tuple[str, ...]:
+        """Return the linear layers whose output channels are, one by one, this one's input's.
+
+        Their outputs may lie in any common order if this layer's rows do, too. Only the MLP has
+        such: down's input is act(gate's output) * up's output. o's input are values weighed by
+        head, so v's channels can't change places freely.
+        """
+        parent, _, name = member.rpartition('.')
+        return (f'{parent}.gate_proj', f'{parent}.up_proj') if name == 'down_proj' else ()
 
     def _plan(self, layer: int, name: str, rows: int, module: str, **columns: int) -> GroupPlan:
         path = f'{self.decoder_path}.{layer}.{module}'
         members = tuple(Member(f'{path}.{key}', width) for key, width in columns.items())
         return GroupPlan(f'layers.{layer}.{name}', rows, members)
+
+
+def _short(member: str) -> str:
+    return member.rpartition('.')[2].removesuffix('_proj')
 
 
 def _refuse_depth(config: dict) -> None:

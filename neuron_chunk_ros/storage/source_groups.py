@@ -1,0 +1,58 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole groups of a bundle as arrays, for whoever writes another bundle from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.dtypes import storage_dtype
+from neuron_chunk_ros.storage.layout import RowOrder
+from neuron_chunk_ros.storage.reader import Reader
+
+
+class SourceGroups:
+    """Reads groups, checks them, and keeps those of the latest request; a context manager."""
+
+    def __init__(self, bundle: Bundle):
+        """Open the bundle's flash files. Raises ReadError."""
+        self._bundle = bundle
+        self._reader = Reader([str(path) for path in bundle.flash_files])
+        self._held: dict[str, np.ndarray] = {}
+        self.orders: dict[str, RowOrder] = {group.name: group.order for group
+                                            in bundle.groups.values() if group.order is not None}
+
+    def load(self, groups: Iterable[Group]) -> dict[str, np.ndarray]:
+        """Return the groups, [rows, columns] each, bfloat16 as uint16, by name.
+
+        They are valid until another request. Raises BundleError for a damaged one, ReadError.
+        """
+        groups = list(groups)
+        self._held = {group.name: self._held[group.name] for group in groups
+                      if group.name in self._held}
+        for group in groups:
+            if group.name not in self._held:
+                self._held[group.name] = self._read(group)
+        return self._held
+
+    def _read(self, group: Group) -> np.ndarray:
+        file, extents = self._bundle.file_index(group), group.extents([[0, group.rows]])
+        buffer = self._reader.allocate(self._reader.capacity(file, extents))
+        self._reader.read(file, extents, buffer)
+        data = np.frombuffer(buffer, np.uint8)[:group.nbytes]
+        if hashlib.sha256(data).hexdigest() != group.checksum:
+            raise BundleError(f'group {group.name} in {self._bundle.path / group.file}: checksum '
+                              f'differs, the data is damaged')
+        return data.view(storage_dtype(group.dtype)).reshape(group.rows, group.columns)
+
+    def __enter__(self) -> SourceGroups:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._held = {}
+        self._reader.close()
