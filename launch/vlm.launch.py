@@ -6,7 +6,7 @@ A look at the shipped model, then a model of one's own on a robot's camera:
 
     ros2 launch neuron_chunk_ros vlm.launch.py
     ros2 launch neuron_chunk_ros vlm.launch.py model:=/data/llava.bundle \
-        image:=/camera/color/image_raw policy:=greedy sparsity:=0.4
+        image:=/camera/color/image_raw policy:=optimal sparsity:=0.4
 """
 
 from launch import LaunchDescription
@@ -49,7 +49,7 @@ def generate_launch_description():
             'image', default_value='image', description='Image topic to look at'),
         DeclareLaunchArgument(
             'policy', default_value='',
-            description='dense, topk or greedy; empty: as in params_file'),
+            description='dense, topk, greedy or optimal; empty: as in params_file'),
         DeclareLaunchArgument(
             'sparsity', default_value='',
             description='Share of rows left on flash, 0 to 0.95; empty: as in params_file'),

@@ -19,12 +19,16 @@ def register(subparsers) -> None:
     parser.add_argument('prompt', metavar='QUESTION')
     parser.add_argument('--image', metavar='FILE', action='append', default=[],
                         help='a picture; give it again for several')
-    parser.add_argument('--policy', choices=('dense', 'topk', 'greedy'), default='dense')
-    parser.add_argument('--sparsity', type=float, default=0.0, help='fraction of rows not read')
+    parser.add_argument('--policy', choices=('dense', 'topk', 'greedy', 'optimal'), default='dense')
+    parser.add_argument('--sparsity', type=float, default=0.0,
+                        help='fraction of the decoder not read')
     parser.add_argument('--text-sparsity', type=float, default=0.0,
                         help='the same for the text of the prompt')
+    parser.add_argument('--deadline-ms', type=float, default=0.0, metavar='MS',
+                        help='what each step may take, in place of a fraction')
     parser.add_argument('--max-new-tokens', type=int, default=64)
-    parser.add_argument('--deadline', type=float, metavar='SECONDS')
+    parser.add_argument('--deadline', type=float, metavar='SECONDS',
+                        help='for the whole answer, which ends there')
     parser.add_argument('--memory-budget-mb', type=int)
     parser.add_argument('--device', default='cpu', help='torch device (default cpu)')
     parser.add_argument('--backend', choices=('auto', 'io_uring', 'threads'), default='auto')
@@ -44,7 +48,7 @@ def _ask(args: argparse.Namespace) -> int:
     try:
         session = Session.open(
             bundle, policy=args.policy, sparsity=args.sparsity, text_sparsity=args.text_sparsity,
-            memory_budget_mb=args.memory_budget_mb, device=args.device, backend=args.backend,
+            deadline_ms=args.deadline_ms, memory_budget_mb=args.memory_budget_mb, device=args.device, backend=args.backend,
             direct=args.direct)
     except ValueError as error:
         raise RequestError(str(error)) from error

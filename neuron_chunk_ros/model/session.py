@@ -15,7 +15,9 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from neuron_chunk_ros.chunking import POLICIES
+from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.errors import BundleError, RequestError
+from neuron_chunk_ros.model.chooser import Chooser
 from neuron_chunk_ros.model.prompts import prompt_builder
 from neuron_chunk_ros.model.resident import (
     MIB,
@@ -62,8 +64,9 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, config, model, groups, streamer: Streamer, reader: Reader,
-                 plan: MemoryPlan, context: int):
+                 plan: MemoryPlan, context: int, profile_note: str):
         """Use `Session.open`."""
+        self.profile_note = profile_note  # why no measured profile is in use; '' where one is
         self.bundle, self.config, self.plan, self.context = bundle, config, plan, context
         self._model, self._groups = model, groups
         self._streamer, self._reader = streamer, reader
@@ -73,15 +76,20 @@ class Session:
 
     @classmethod
     def open(cls, bundle: str | Path, *, policy: str = 'dense', sparsity: float = 0.0,
-             text_sparsity: float = 0.0, memory_budget_mb: int | None = None,
+             text_sparsity: float = 0.0, deadline_ms: float = 0.0,
+             profile: Profile | None = None, memory_budget_mb: int | None = None,
              max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
              backend: str = 'auto', direct: str = 'auto', threads: int = 6,
              queue_depth: int = 128) -> Session:
         """Open a bundle.
 
-        :param policy: 'dense', 'topk' or 'greedy'.
-        :param sparsity: fraction of rows not read for visual and for generated tokens, [0, 1).
+        :param policy: 'dense', 'topk', 'greedy' or 'optimal'.
+        :param sparsity: fraction of the decoder not read for visual and for generated tokens,
+            [0, 1). A calibrated bundle spreads it over the groups so that it hurts least.
         :param text_sparsity: the same for the text tokens of a prompt.
+        :param deadline_ms: milliseconds that each step may take, in place of the fractions; 0:
+            none. What is read is then what keeps most importance in that time.
+        :param profile: of the storage; by default the one measured beside the bundle.
         :param memory_budget_mb: refuse before loading where resident weights, read buffers and
             KV cache together need more.
         :param max_context: prompt and answer tokens the KV cache may hold.
@@ -91,7 +99,7 @@ class Session:
         :raises BundleError, MemoryBudgetError, ReadError: see errors.py.
         :raises ValueError: for a policy, sparsity or device that doesn't exist.
         """
-        _check_policy(policy, sparsity, text_sparsity)
+        _check_policy(policy, sparsity, text_sparsity, deadline_ms)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -104,15 +112,19 @@ class Session:
         reader = Reader([str(p) for p in bundle.flash_files], backend=backend, direct=direct,
                         threads=threads, queue_depth=queue_depth)
         try:
-            streamer = Streamer(bundle, reader, policy=policy, sparsity=sparsity,
-                                text_sparsity=text_sparsity, piece_bytes=int(piece_mb * MIB),
-                                profile=Profile.assumed())
+            note = ''
+            if profile is None:
+                profile, note = Profile.find(bundle.path)
+            chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
+                              reader.block_size)
+            chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
+            streamer = Streamer(bundle, reader, chooser, int(piece_mb * MIB))
             dtype = compute_dtype(bundle, device)
             plan = MemoryPlan(bundle.resident_bytes, streamer.buffer_bytes,
                               kv_bytes(text, context, dtype))
             plan.check(memory_budget_mb)
             model, groups = build_model(bundle, config, streamer, device)
-            return cls(bundle, config, model, groups, streamer, reader, plan, context)
+            return cls(bundle, config, model, groups, streamer, reader, plan, context, note)
         except BaseException:
             reader.close()
             raise
@@ -125,12 +137,17 @@ class Session:
     @property
     def policy(self) -> str:
         """The selection policy."""
-        return self._streamer.policy
+        return self._streamer.chooser.policy
 
     @property
     def sparsity(self) -> float:
-        """Fraction of rows not read for visual and generated tokens."""
-        return self._streamer.sparsity
+        """Fraction of the decoder not read for visual and generated tokens."""
+        return self._streamer.chooser.sparsity
+
+    @property
+    def profile(self) -> Profile:
+        """The storage profile in use; its `source` says where it comes from."""
+        return self._streamer.chooser.profile
 
     @property
     def direct_io(self) -> bool:
@@ -148,15 +165,15 @@ class Session:
         return list(self._reader.notes)
 
     def configure(self, *, policy: str | None = None, sparsity: float | None = None,
-                  text_sparsity: float | None = None) -> None:
+                  text_sparsity: float | None = None, deadline_ms: float | None = None) -> None:
         """Change what is skipped; what is None stays. Raises ValueError."""
-        now = self._streamer
-        policy = now.policy if policy is None else policy
-        sparsity = now.sparsity if sparsity is None else sparsity
-        text_sparsity = now.text_sparsity if text_sparsity is None else text_sparsity
-        _check_policy(policy, sparsity, text_sparsity)
-        now.abandon()
-        now.configure(policy, sparsity, text_sparsity)
+        now = self._streamer.chooser
+        wanted = [new if new is not None else old for new, old in (
+            (policy, now.policy), (sparsity, now.sparsity), (text_sparsity, now.text_sparsity),
+            (deadline_ms, now.deadline_ms))]
+        _check_policy(*wanted)
+        self._streamer.abandon()
+        now.configure(*wanted)
 
     def memory(self) -> dict[str, float]:
         """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""
@@ -278,9 +295,22 @@ class Session:
                                 pad_token_id=pad)
 
 
-def _check_policy(policy: str, sparsity: float, text_sparsity: float) -> None:
+def _budgets(bundle: Bundle) -> Budgets:
+    try:
+        return Budgets.from_calibration(bundle.calibration)
+    except ValueError as error:
+        raise BundleError(f'{bundle.path}: {error}; calibrate it again') from error
+
+
+def _check_policy(policy: str, sparsity: float, text_sparsity: float,
+                  deadline_ms: float) -> None:
     if policy not in POLICIES:
         raise ValueError(f"unknown policy '{policy}': choose one of {', '.join(POLICIES)}")
     for name, value in (('sparsity', sparsity), ('text_sparsity', text_sparsity)):
         if not (0 <= value < 1) or math.isnan(value):
             raise ValueError(f'{name} is {value}: it must be at least 0 and below 1')
+    if not (0 <= deadline_ms < math.inf):
+        raise ValueError(f'deadline_ms is {deadline_ms}: it must be at least 0 (0: none)')
+    if deadline_ms and policy == 'dense':
+        raise ValueError("policy 'dense' reads everything and can't keep deadline_ms: choose "
+                         "'optimal'")

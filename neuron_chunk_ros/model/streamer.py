@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuron_chunk_ros.chunking import make_policy, runs
+from neuron_chunk_ros.chunking import runs
 from neuron_chunk_ros.errors import ReadError
+from neuron_chunk_ros.model.chooser import Chooser
 from neuron_chunk_ros.model.products import STEP, Products
 from neuron_chunk_ros.model.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
-from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
 
 BUFFERS = 3
@@ -38,20 +38,18 @@ class _Flight:
     rows: np.ndarray
     buffer: int
     batch: object
+    started: float
 
 
 class Streamer:
     """Reads chosen rows and multiplies by them; keeps the bill of the current step."""
 
-    def __init__(self, bundle: Bundle, reader: Reader, *, policy: str, sparsity: float,
-                 text_sparsity: float, piece_bytes: int, profile: Profile):
+    def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, piece_bytes: int):
         """Allocate the buffers.
 
-        :param sparsity: fraction of rows not read, for visual tokens and decoded ones.
-        :param text_sparsity: the same for the text tokens of a prompt.
         :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
         """
-        self.bundle, self.reader, self.profile = bundle, reader, profile
+        self.bundle, self.reader, self.chooser = bundle, reader, chooser
         self.check: Callable[[], None] = lambda: None  # may raise to stop a step midway
         self._slack = 2 * max(reader.block_size, 512)
         least = max(g.row_bytes for g in bundle.groups.values()) + self._slack
@@ -66,14 +64,9 @@ class Streamer:
         self._after = dict(zip(names, names[1:] + names[:1], strict=True))
         self._last = names[-1]
         self._file = {name: bundle.file_index(g) for name, g in bundle.groups.items()}
-        self.configure(policy, sparsity, text_sparsity)
+        self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
+        self._read_until = 0.0
         self.begin('prefill', None)
-
-    def configure(self, policy: str, sparsity: float, text_sparsity: float) -> None:
-        """Change what is skipped, between two steps."""
-        self.policy, self.sparsity, self.text_sparsity = policy, sparsity, text_sparsity
-        self._select = make_policy(policy, self.profile)
-        self.dense = policy == 'dense' or (sparsity == 0 and text_sparsity == 0)
 
     @property
     def buffer_bytes(self) -> int:
@@ -86,18 +79,15 @@ class Streamer:
         :param visual: bool [tokens], True at visual tokens; None where there are none.
         """
         self._bill = StepTelemetry(step, backend=self.reader.backend,
-                                   direct_io=self.reader.direct)
-        self._kept = 0.0
-        self._kinds = self._token_kinds(step, visual)
-        # One kind of token that wants every row has all of them read; once there, they serve
-        # the other kind as well.
-        self._all = self.dense or any(sparsity == 0 for _, sparsity in self._kinds)
+                                   direct_io=self.reader.direct, importance_kept=0.0)
+        self.chooser.begin(step, visual)
 
     def end(self, tokens: int, seconds: float) -> StepTelemetry:
         """Close the step and hand out its bill."""
         bill = self._bill
         bill.tokens, bill.seconds = tokens, seconds
-        bill.importance_kept = self._kept / bill.rows_total if bill.rows_total else 1.0
+        bill.importance_kept = bill.importance_kept / bill.rows_total if bill.rows_total else 1.0
+        self.chooser.end(bill)
         return bill
 
     def abandon(self) -> None:
@@ -116,8 +106,9 @@ class Streamer:
         :return: [tokens, columns], the inputs' dtype.
         """
         self.check()
+        inputs = self._as_stored(group, inputs)
         started = time.perf_counter()
-        chosen = self._choose(group, inputs)
+        chosen = self.chooser.choose(group, inputs, self._bill)
         waiting = self._cut(group, chosen)
         self._bill.select_seconds += time.perf_counter() - started
         if self._flights and not (self._flights[0].group == group.name and np.array_equal(
@@ -128,7 +119,7 @@ class Streamer:
         for rows in waiting:
             while pending and len(self._flights) < BUFFERS - 1:
                 self._launch(group, pending.popleft())
-            if self._all and not pending and len(self._flights) < BUFFERS - 1:
+            if self.chooser.everything and not pending and len(self._flights) < BUFFERS - 1:
                 self._read_ahead(group)
             weights = self._land(group)
             started = time.perf_counter()
@@ -140,53 +131,32 @@ class Streamer:
                 product = part.float() if product is None else product.add_(part)
             self._bill.compute_seconds += time.perf_counter() - started
             self.check()
+        self.chooser.done()
         return product.to(inputs.dtype)
 
-    def _token_kinds(self, step: str, visual: torch.Tensor | None):
-        """Return [(tokens of this kind or None for all, sparsity)] for the step."""
-        if step == 'decode' or visual is None or not bool(visual.any()):
-            return [(None, self.sparsity if step == 'decode' else self.text_sparsity)]
-        # Text and visual tokens never share a selection: their activations have little in
-        # common, and one mixed selection costs most of the accuracy.
-        return [(visual, self.sparsity), (~visual, self.text_sparsity)]
-
-    def _choose(self, group: Group, inputs: torch.Tensor) -> np.ndarray:
-        bill, rows = self._bill, group.rows
-        if self._all:
-            chosen = runs.whole(rows)
-            self._kept += rows
-        else:
-            magnitude = inputs.abs().float()
-            choices = []
-            for tokens, sparsity in self._kinds:
-                mine = magnitude if tokens is None else magnitude[tokens]
-                importance = mine.mean(dim=0).cpu().numpy()
-                choices.append(self._select(importance, max(1, round(rows * (1 - sparsity))),
-                                            group.row_bytes))
-            chosen = runs.union(choices, rows)
-            every = magnitude.mean(dim=0).cpu().numpy()
-            total = float(every.sum())
-            self._kept += rows * (float(every[runs.indices(chosen)].sum()) / total
-                                  if total else 1.0)
-        bill.chunks += len(chosen)
-        bill.rows_selected += runs.count(chosen)
-        bill.rows_total += rows
-        bill.contiguity = [a + int(b) for a, b in zip(
-            bill.contiguity, runs.contiguity(chosen, len(bill.contiguity)), strict=True)]
-        return chosen
+    def _as_stored(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
+        """Put the activation in the order in which the group's rows lie on flash."""
+        if group.permutation is None:
+            return inputs
+        order = self._order.get(group.name)
+        if order is None or order.device != inputs.device:
+            order = torch.from_numpy(group.permutation.astype(np.int64)).to(inputs.device)
+            self._order[group.name] = order
+        return inputs.index_select(1, order)
 
     def _cut(self, group: Group, chosen: np.ndarray) -> list[np.ndarray]:
         return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
 
     def _launch(self, group: Group, rows: np.ndarray) -> None:
+        started = time.perf_counter()
         batch = self.reader.submit(self._file[group.name], group.extents(rows),
                                    self._buffers[self._turn])
-        self._flights.append(_Flight(group.name, rows, self._turn, batch))
+        self._flights.append(_Flight(group.name, rows, self._turn, batch, started))
         self._turn = (self._turn + 1) % BUFFERS
 
     def _read_ahead(self, group: Group) -> None:
         following = self.bundle.groups[self._after[group.name]]
-        if not self.dense and group.name == self._last:
+        if not self.chooser.dense and group.name == self._last:
             return  # the next step may choose
         self._launch(following, self._cut(following, runs.whole(following.rows))[0])
 
@@ -200,7 +170,10 @@ class Streamer:
         bill.bytes_read += stats.bytes_read
         bill.bytes_used += stats.bytes_wanted
         bill.requests += stats.requests
-        bill.read_seconds += stats.seconds
+        # Reads of several pieces overlap; their common time counts once.
+        done = flight.started + stats.seconds
+        bill.read_seconds += max(0.0, done - max(flight.started, self._read_until))
+        self._read_until = max(self._read_until, done)
         used = runs.count(flight.rows) * group.row_bytes
         weights = self._views[flight.buffer][:used].view(DTYPES[group.dtype])
         return weights.view(-1, group.columns)

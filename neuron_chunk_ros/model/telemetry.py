@@ -25,7 +25,9 @@ class StepTelemetry:
     importance_kept: float = 1.0  # importance of the chosen rows / of all, mean over groups
     contiguity: list[int] = field(default_factory=lambda: [0] * BINS)
     # contiguity[k]: chunks of 2^k to 2^(k+1) - 1 rows
-    read_seconds: float = 0.0    # reads in flight
+    read_seconds: float = 0.0    # at least one read in flight
+    profile_seconds: float = 0.0  # of these, what the storage profile foretold
+    estimated_seconds: float = 0.0  # the same, corrected by what earlier steps took
     wait_seconds: float = 0.0    # computing stood still for reads
     select_seconds: float = 0.0
     compute_seconds: float = 0.0  # flash-backed products
@@ -39,8 +41,8 @@ class StepTelemetry:
         steps = list(steps)
         result = StepTelemetry('answer')
         for name in ('tokens', 'bytes_read', 'bytes_used', 'chunks', 'requests', 'rows_selected',
-                     'rows_total', 'read_seconds', 'wait_seconds', 'select_seconds',
-                     'compute_seconds', 'seconds'):
+                     'rows_total', 'read_seconds', 'profile_seconds', 'estimated_seconds',
+                     'wait_seconds', 'select_seconds', 'compute_seconds', 'seconds'):
             setattr(result, name, sum(getattr(s, name) for s in steps))
         result.contiguity = [sum(column) for column in zip(*(s.contiguity for s in steps),
                                                            strict=True)] or [0] * BINS

@@ -27,7 +27,7 @@ def telemetry_message(step, header: Header, model: str, policy: str) -> IoTeleme
         setattr(message, name, float(getattr(step, name)))
     message.importance_kept = _share(step.importance_kept)
     message.contiguity = [int(count) for count in step.contiguity]
-    message.estimated_seconds = float(getattr(step, 'estimated_seconds', 0.0) or 0.0)
+    message.estimated_seconds = step.estimated_seconds
     message.backend = step.backend
     message.direct_io = bool(step.direct_io)
     return message

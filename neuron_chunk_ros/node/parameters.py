@@ -41,8 +41,8 @@ PARAMETERS = (
     Parameter('model', 'tabletop',
               "A bundle's folder ('neuron-chunk convert' makes one), or 'tabletop' for the one "
               'that ships.'),
-    Parameter('policy', 'dense', 'Which rows to read: dense (all), topk or greedy (chunks).',
-              choices=('dense', 'topk', 'greedy'), live=True),
+    Parameter('policy', 'dense', 'Which rows to read: dense (all), topk, greedy or optimal.',
+              choices=('dense', 'topk', 'greedy', 'optimal'), live=True),
     Parameter('sparsity', 0.0, 'Share of the rows left on flash for visual tokens and decoding.',
               span=(0.0, 0.95), live=True),
     Parameter('text_sparsity', 0.0, "Share of the rows left on flash for the prompt's words.",

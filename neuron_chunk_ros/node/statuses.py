@@ -8,11 +8,14 @@ from pathlib import Path
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from neuron_chunk_ros.node.frames import FramesReport
-from neuron_chunk_ros.node.tally import Counts
+from neuron_chunk_ros.node.tally import Counts, Recent
 
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 MB = 1e6
+# Reads are slow when they take this many times what the profile says; judged where that is this
+# long [s]: reads of a few microseconds wait for the processor rather than for the storage.
+SLOW_FACTOR, SLOW_SECONDS = 1.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,64 @@ class Status:
 
 
 def storage(counts: Counts, session, direct_wanted: str) -> Status:
-    """ERROR from a failed read until the next good answer; WARN when reads are buffered unasked.
+    """ERROR from a failed read until the next good answer.
 
-    :param session: tells its back end, whether reads are direct, and what it fell back from.
+    WARN when reads are buffered unasked; when no measured profile of the storage is in use, or
+    one that was measured with other reads; when reads take much longer than the profile says.
+
+    :param session: tells its back end, whether reads are direct, what it fell back from, and its
+        storage profile.
     :param direct_wanted: the direct_io parameter.
     """
+    profile, recent = session.profile, counts.recent
     values = {
         'back end': session.backend,
         'direct I/O': 'yes' if session.direct_io else 'no',
         'notes': '; '.join(session.notes) or 'none',
+        'profile': ' '.join((profile.source, str(profile.about.get('date', '')))).strip(),
         'read in all (MB)': f'{counts.bytes_read / MB:.1f}',
         'read for the last answer (MB)': f'{counts.last_bytes_read / MB:.2f}',
         'last read rate (MB/s)': _rate(counts.last_bytes_read / MB, counts.last_read_seconds),
+        'recent read time / profile': (
+            f'{_slowness(recent):.2f}' if recent.profile_seconds > 0 else 'none yet'),
         'last read error': counts.read_error or 'none',
     }
     if counts.read_error:
         return Status(ERROR, f'read error: {counts.read_error}', values)
-    if session.direct_io:
-        return Status(OK, f'{session.backend}, direct I/O', values)
-    if direct_wanted == 'off':
-        return Status(OK, f'{session.backend}, buffered reads as asked', values)
-    return Status(WARN, f'{session.backend}, buffered reads: the page cache takes memory and '
-                        'hides what the storage does', values)
+    warnings = []
+    if not session.direct_io and direct_wanted != 'off':
+        warnings.append('buffered reads: the page cache takes memory and hides what the storage '
+                        'does')
+    doubt = session.profile_note or _other_reads(session)
+    if doubt:
+        warnings.append(doubt)
+    elif recent.profile_seconds >= SLOW_SECONDS and _slowness(recent) > SLOW_FACTOR:
+        warnings.append(f'reads take {_slowness(recent):.1f} times as long as the storage '
+                        'profile says: the device is busy, throttled, or was measured when it '
+                        'was faster')
+    if warnings:
+        return Status(WARN, f'{session.backend}, {"; ".join(warnings)}', values)
+    how = 'direct I/O' if session.direct_io else 'buffered reads as asked'
+    return Status(OK, f'{session.backend}, {how}', values)
+
+
+def _slowness(recent: Recent) -> float:
+    return recent.read_seconds / recent.profile_seconds if recent.profile_seconds > 0 else 0.0
+
+
+def _other_reads(session) -> str:
+    """Say so where the profile was measured for another kind of reads than the session's."""
+    about = session.profile.about
+    theirs = about.get('backend', session.backend), bool(about.get('direct_io', True))
+    if theirs == (session.backend, session.direct_io):
+        return ''
+    options = f'--backend {session.backend}' + ('' if session.direct_io else ' --buffered')
+    return (f'the storage profile was measured with {_kind(*theirs)}, reads go by '
+            f'{_kind(session.backend, session.direct_io)}: measure it again with {options}')
+
+
+def _kind(backend: str, direct: bool) -> str:
+    return f'{backend} {"direct" if direct else "buffered"}'
 
 
 def model(counts: Counts, load: tuple[bool, int], queue_limit: int, about: dict) -> Status:

@@ -3,7 +3,18 @@
 """What the node has done so far: answers, refusals, errors. Diagnostics read it."""
 
 import threading
+from collections import deque
 from dataclasses import dataclass, replace
+
+_RECENT = 10  # answers
+
+
+@dataclass(frozen=True)
+class Recent:
+    """What the newest answers' reads took, and what the storage profile says they take [s]."""
+
+    read_seconds: float = 0.0
+    profile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,7 @@ class Counts:
     last_tokens: int = 0
     last_bytes_read: int = 0
     last_read_seconds: float = 0.0
+    recent: Recent = Recent()
     read_error: str = ''
     model_error: str = ''
 
@@ -28,6 +40,7 @@ class Tally:
     def __init__(self):
         self._lock = threading.Lock()
         self._counts = Counts()
+        self._recent: deque[Recent] = deque(maxlen=_RECENT)
 
     def now(self) -> Counts:
         """Return the counts of this moment."""
@@ -37,10 +50,12 @@ class Tally:
         """Note an answer (the engine's) that took this long; clears both errors."""
         with self._lock:
             old, io = self._counts, answer.io
+            self._recent.append(Recent(io.read_seconds, io.profile_seconds))
             self._counts = replace(
                 old, answered=old.answered + 1, bytes_read=old.bytes_read + io.bytes_read,
                 last_seconds=seconds, last_tokens=answer.tokens, last_bytes_read=io.bytes_read,
-                last_read_seconds=io.read_seconds, read_error='', model_error='')
+                last_read_seconds=io.read_seconds, recent=_sum(self._recent),
+                read_error='', model_error='')
 
     def refused(self):
         """Note a question that could not be answered as asked."""
@@ -63,3 +78,8 @@ class Tally:
         """Start over."""
         with self._lock:
             self._counts = Counts()
+            self._recent.clear()
+
+
+def _sum(parts: deque[Recent]) -> Recent:
+    return Recent(sum(p.read_seconds for p in parts), sum(p.profile_seconds for p in parts))

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.errors import BundleError, MemoryBudgetError, ReadError, RequestError
 from neuron_chunk_ros.model.session import Session
+from neuron_chunk_ros.storage.profile import Line, Profile
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 
@@ -118,23 +119,32 @@ def test_topk_equals_masking_the_activations(plain, tiny_bundles, keep):
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('policy', ['topk', 'greedy'])
+@pytest.mark.parametrize('policy', ['topk', 'greedy', 'optimal'])
 def test_bill_of_a_sparse_answer(tiny_bundles, policy):
     """Rows stay within the budgets, kinds of token choose for themselves, sums add up."""
     seen = []
+    # Of a drive where a request costs next to nothing, reading everything is never quicker.
+    line = Line(1e-9, 1e-6)
+    profile = Profile(line, line, 1.0, 1, 0.0, 'assumed')
     with Session.open(tiny_bundles['tiny-llava-onevision'], policy=policy, sparsity=0.6,
-                      text_sparsity=0.2) as session:
+                      text_sparsity=0.2, profile=profile) as session:
         answer = session.ask('how many?', pictures(1), max_new_tokens=4, on_step=seen.append)
     assert seen == answer.steps and [s.step for s in seen] == ['prefill', 'decode', 'decode',
                                                               'decode'][:len(seen)]
     prefill, decode = seen[0], seen[1]
     # Two selections of 40 % and 80 % of the rows: their union lies between.
-    assert 0.75 < prefill.rows_selected / prefill.rows_total <= 1.0
+    assert 0.75 < prefill.rows_selected / prefill.rows_total <= 1.0 or policy == 'greedy'
     assert 0.2 < decode.rows_selected / decode.rows_total <= 0.41
     assert 0 < decode.importance_kept < 1
     assert answer.io.bytes_read == sum(s.bytes_read for s in seen)
     assert answer.io.chunks == sum(s.chunks for s in seen) == sum(answer.io.contiguity)
     assert all(s.bytes_used <= s.bytes_read or not s.direct_io for s in seen)
+    assert all(s.profile_seconds > 0 and s.estimated_seconds > 0 for s in seen)
+    # The first decode step trusts the profile; the second has learnt what reads take here.
+    assert seen[1].estimated_seconds == pytest.approx(seen[1].profile_seconds)
+    if len(seen) > 2:
+        assert seen[2].estimated_seconds / seen[2].profile_seconds == pytest.approx(
+            min(20, seen[1].read_seconds / seen[1].profile_seconds))
 
 
 def test_text_prompt_dense_means_all_rows_are_read(tiny_bundles):
@@ -165,6 +175,37 @@ def test_deadline_is_kept(tiny_bundles):
         started = time.monotonic()
         session.ask('what?', pictures(2), max_new_tokens=400, deadline=0.2)
         assert time.monotonic() - started < 2.0
+
+
+def test_step_deadline_decides_how_much_is_read(tiny_bundles):
+    """More milliseconds, more rows; plenty of them, everything and the dense answer."""
+    # A drive a thousand times slower than the real one: the deadline counts in its seconds.
+    line = Line(1e-5, 1e-3)
+    profile = Profile(line, line, 1.0, 1, 0.0, 'assumed')
+    bundle = tiny_bundles['tiny-llava-onevision']
+    with Session.open(bundle) as session:
+        want = session.ask('what is it?', pictures(1), max_new_tokens=3)
+    parts = []
+    for deadline_ms in (1, 300, 1e6):
+        with Session.open(bundle, policy='optimal', deadline_ms=deadline_ms,
+                          profile=profile) as session:
+            answer = session.ask('what is it?', pictures(1), max_new_tokens=3)
+        first = answer.steps[0]
+        parts.append(first.rows_selected / first.rows_total)
+    assert 0 < parts[0] < parts[1] < parts[2] == 1.0
+    assert answer.text == want.text
+
+
+def test_step_deadline_is_refused_with_dense(tiny_bundles):
+    with pytest.raises(ValueError, match="policy 'dense' reads everything"):
+        Session.open(tiny_bundles['tiny-llava-onevision'], deadline_ms=5)
+    with Session.open(tiny_bundles['tiny-llava-onevision'], policy='optimal') as session:
+        for bad in (-1, float('nan'), float('inf')):
+            with pytest.raises(ValueError, match='deadline_ms'):
+                session.configure(deadline_ms=bad)
+        session.configure(deadline_ms=20)
+        with pytest.raises(ValueError, match='dense'):
+            session.configure(policy='dense')
 
 
 @pytest.mark.parametrize('prompt, images, message', [
