@@ -39,6 +39,21 @@ def test_groups_are_the_decoders_linear_layers(preset):
         for part in ('qkv', 'o', 'gate_up', 'down')]
 
 
+@pytest.mark.parametrize('preset', PRESETS)
+def test_separate_groups_hold_one_linear_layer_each(preset):
+    family, config = family_for(PRESETS[preset].config), PRESETS[preset].config
+    bundled, separate = family.groups(config), family.groups(config, 'separate')
+    assert [(plan.rows, member) for plan in bundled for member in plan.members] == [
+        (plan.rows, *plan.members) for plan in separate]
+    assert [plan.name for plan in separate[:7]] == [
+        f'layers.0.{part}' for part in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')]
+    columns = {plan.members[0].name: plan.columns for plan in separate}
+    for plan in separate:
+        feeders = family.feeders(plan.members[0].name)
+        assert len(feeders) == (2 if plan.name.endswith('.down') else 0)
+        assert all(columns[name] == plan.rows for name in feeders)
+
+
 @pytest.mark.parametrize('preset', PUBLISHED_PARAMETERS)
 def test_preset_has_the_published_size(preset):
     config = PRESETS[preset].config

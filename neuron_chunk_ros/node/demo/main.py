@@ -43,7 +43,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
                         help='where pictures go (default: demo_out)')
     parser.add_argument('--seed', type=int, default=1, help='other seeds show other scenes')
     parser.add_argument('--policy', default='dense',
-                        choices=('dense', 'topk', 'greedy', 'optimal'), help='which rows the node reads (default: dense)')
+                        choices=('dense', 'topk', 'greedy', 'optimal'),
+                        help='which rows the node reads (default: dense)')
     parser.add_argument('--sparsity', type=float, default=0.0,
                         help='share of the rows that are left on flash (default: 0)')
     parsed = parser.parse_args(args)
