@@ -7,6 +7,9 @@
 namespace neuron_chunk {
 namespace {
 
+// Direct reads that begin amid a page of memory and leave it take up to a quarter longer.
+constexpr std::int64_t kPage = 4096;
+
 std::int64_t floor_to(std::int64_t value, std::int64_t block) {
   return value - value % block;
 }
@@ -25,6 +28,8 @@ void ReadPlan::build(const Extent* extents, std::size_t count, std::int64_t bloc
   moves_.clear();
   bytes_wanted_ = 0;
 
+  // Through the page cache bytes go where they are wanted at once.
+  const std::int64_t page = block > 1 ? std::max(block, kPage) : 1;
   std::int64_t slot = at;
   const Extent* const stop = extents + count;
   for (const Extent* first = extents; first != stop;) {
@@ -43,8 +48,10 @@ void ReadPlan::build(const Extent* extents, std::size_t count, std::int64_t bloc
       end = last->offset + last->length;
       bytes_wanted_ += last->length;
     }
+    const std::int64_t length = ceil_to(end, block) - begin;
+    if (floor_to(slot, page) + page < slot + length) slot = ceil_to(slot, page);
     add_run(first, last, begin, end, slot, packed);
-    slot += ceil_to(end, block) - begin;
+    slot += length;
     first = last;
   }
   capacity_ = slot - at;

@@ -35,9 +35,11 @@ struct Move {
 
 // Extents that ascend without overlapping and lie in the same or in neighbouring blocks become
 // one run; a run is read as requests of at most `max_request` bytes into one slot of whole
-// blocks, and slots follow each other in list order. Since a slot is never shorter than the bytes
-// wanted from it, each extent's packed place lies at or before the place it was read to: packing
-// is moving down, in order, in place. Where everything is block-aligned nothing moves.
+// blocks. Slots follow each other in list order; where reads are direct (a block of more than one
+// byte), one that does not fit into the rest of a page begins with the next. Since a slot is never
+// shorter than the bytes wanted from it, each extent's packed place lies at or before the place it
+// was read to: packing is moving down, in order, in place. Where runs are whole pages nothing
+// moves.
 class ReadPlan {
  public:
   // `at` and `max_request` are multiples of `block`; extents are inside the file. Storage is

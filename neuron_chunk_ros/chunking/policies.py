@@ -28,6 +28,7 @@ TABLE_2_NANO = {
     (1536, 8960): (8, 8),
 }
 _MOST_CELL_BYTES = 32 << 10
+_PAGE = 4096  # bytes of memory
 _SEARCH_STEPS = 12
 
 
@@ -41,12 +42,17 @@ def greedy_parameters(rows: int, row_bytes: int) -> tuple[int, int]:
 
 
 def cell_rows(row_bytes: int, block_size: int) -> int:
-    """Return how many rows end on a block boundary together: runs of whole cells waste nothing.
+    """Return how many rows end on a page boundary together: runs of whole cells waste nothing.
 
-    1 where that would take more than 32 KiB: a run then reads up to two blocks in vain.
+    A run of whole pages is read without a byte that nobody wanted, and lies where it is wanted at
+    once. Where that takes more than 32 KiB, blocks must do, and then single rows: a run then
+    reads up to two blocks in vain.
     """
-    together = math.lcm(row_bytes, block_size)
-    return together // row_bytes if together <= _MOST_CELL_BYTES else 1
+    for boundary in (max(block_size, _PAGE) if block_size > 1 else 1, block_size):
+        together = math.lcm(row_bytes, boundary)
+        if together <= _MOST_CELL_BYTES:
+            return together // row_bytes
+    return 1
 
 
 class Policy(ABC):

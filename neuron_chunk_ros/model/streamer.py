@@ -51,7 +51,8 @@ class Streamer:
         """
         self.bundle, self.reader, self.chooser = bundle, reader, chooser
         self.check: Callable[[], None] = lambda: None  # may raise to stop a step midway
-        self._slack = 2 * max(reader.block_size, 512)
+        # What the reader may need for a run beyond its bytes: two blocks, and up to a page.
+        self._slack = 2 * max(reader.block_size, 512) + 4096
         least = max(g.row_bytes for g in bundle.groups.values()) + self._slack
         most = max(g.nbytes for g in bundle.groups.values()) + self._slack
         self.piece_bytes = max(least, min(piece_bytes, most))
