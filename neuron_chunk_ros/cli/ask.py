@@ -19,7 +19,8 @@ def register(subparsers) -> None:
     parser.add_argument('prompt', metavar='QUESTION')
     parser.add_argument('--image', metavar='FILE', action='append', default=[],
                         help='a picture; give it again for several')
-    parser.add_argument('--policy', choices=('dense', 'topk', 'greedy', 'optimal'), default='dense')
+    parser.add_argument('--policy', choices=('dense', 'topk', 'greedy', 'optimal'),
+                        default='dense')
     parser.add_argument('--sparsity', type=float, default=0.0,
                         help='fraction of the decoder not read')
     parser.add_argument('--text-sparsity', type=float, default=0.0,
@@ -48,8 +49,8 @@ def _ask(args: argparse.Namespace) -> int:
     try:
         session = Session.open(
             bundle, policy=args.policy, sparsity=args.sparsity, text_sparsity=args.text_sparsity,
-            deadline_ms=args.deadline_ms, memory_budget_mb=args.memory_budget_mb, device=args.device, backend=args.backend,
-            direct=args.direct)
+            deadline_ms=args.deadline_ms, memory_budget_mb=args.memory_budget_mb,
+            device=args.device, backend=args.backend, direct=args.direct)
     except ValueError as error:
         raise RequestError(str(error)) from error
     with session:

@@ -124,7 +124,8 @@ def _line(line) -> str:
 def _stages() -> Iterator[Callable[[str, float, float], None]]:
     """Show a bar on stderr while it is a terminal; yields a callback (stage, done, in all)."""
     from tqdm import tqdm
-    with tqdm(disable=None, leave=False,
+    # miniters: bytes written would set the pace at which seconds are shown
+    with tqdm(disable=None, leave=False, miniters=0,
               bar_format='{desc}{percentage:3.0f}% |{bar}| {elapsed}<{remaining}') as bar:
         now = ''
 
@@ -132,7 +133,7 @@ def _stages() -> Iterator[Callable[[str, float, float], None]]:
             nonlocal now
             if stage != now:
                 now = stage
-                bar.reset(total)
                 bar.set_description(stage, refresh=False)
+                bar.reset(total)
             bar.update(done - bar.n)
         yield show

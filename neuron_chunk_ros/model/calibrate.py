@@ -11,7 +11,8 @@ import numpy as np
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.chunking import hot_cold, teal
-from neuron_chunk_ros.model.layer_walk import Layer, Sample, Walk
+from neuron_chunk_ros.model.layer_trials import Layer
+from neuron_chunk_ros.model.layer_walk import Sample, Walk
 from neuron_chunk_ros.storage.annotate import store_calibration
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import KINDS, tensor_name

@@ -2,12 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """/diagnostics: names, levels that mean something, one message a second."""
 
+import dataclasses
 import shutil
 import time
 
+import pytest
 from node_client import until
 
+from neuron_chunk_ros.model.session import Session
+from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.node import statuses
 from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.storage.device_facts import device_facts
+from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
 
 OK, WARN, ERROR, STALE = b'\x00', b'\x01', b'\x02', b'\x03'
 
@@ -70,6 +78,81 @@ def test_read_error_shows_until_the_next_good_answer(start, picture, tmp_path):
     response = vlm.ask(images=[picture])
     assert response.success, response.message
     assert vlm.status('storage').level in (OK, WARN)
+
+
+def test_a_missing_profile_is_told_with_its_cure(start, tmp_path):
+    bundle = shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
+    vlm = start('unmeasured', model=bundle)
+    status = vlm.status('storage', _level(WARN))
+    assert f'no storage profile in {tmp_path}' in status.message
+    assert f'neuron-chunk profile --path {bundle}' in status.message
+    assert values(status)['profile'] == 'assumed'
+
+
+def test_a_profile_beside_the_bundle_is_used(start, picture, tmp_path):
+    bundle = shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
+    _profile(tmp_path, direct_io=0).save(tmp_path / PROFILE_JSON)
+    vlm = start('measured', model=bundle, io_backend='threads', direct_io='off')
+    status = vlm.status('storage', _level(OK))
+    assert values(status)['profile'] == 'measured 2026-01-02'
+    assert values(status)['recent read time / profile'] == 'none yet'
+    assert vlm.ask(images=[picture]).success
+    asked = vlm.status('storage', lambda s: float(values(s)['read in all (MB)']) > 0)
+    assert float(values(asked)['recent read time / profile']) > 0
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Give a real session that reads as the profile in use says."""
+    with Session.open(bundle_path('tabletop'), profile=_profile(tmp_path, direct_io=0),
+                      backend='threads', direct='off') as session:
+        yield session
+
+
+def test_slow_reads_are_told_once_they_weigh_something(measured):
+    def told(*answers):
+        tally = Tally()
+        for read, foretold in answers:
+            step = StepTelemetry('answer', read_seconds=read, profile_seconds=foretold)
+            tally.answered(Answer('', 1.0, 1, 'stop', Timing(), step, [step]), 1.0)
+        return statuses.storage(tally.now(), measured, 'off')
+
+    assert told().level == OK
+    assert told((1.4, 1.0)).level == OK, 'within what a busy machine does'
+    assert told((0.4, 0.1)).level == OK, 'too short to judge'
+    slow = told(*[(0.4, 0.1)] * 5)
+    assert slow.level == WARN and 'reads take 4.0 times as long as the storage' in slow.message
+    assert slow.values['recent read time / profile'] == '4.00'
+    assert told((9.0, 1.0), *[(1.0, 1.0)] * 9).level == WARN
+    assert told((9.0, 1.0), *[(1.0, 1.0)] * 10).level == OK, 'ten answers later it is over'
+
+
+def test_counts_of_slow_reads_are_forgotten_by_clear(measured):
+    tally, step = Tally(), StepTelemetry('answer', read_seconds=9.0, profile_seconds=1.0)
+    answer = Answer('', 1.0, 1, 'stop', Timing(), step, [step])
+    tally.answered(answer, 1.0)
+    assert statuses.storage(tally.now(), measured, 'off').level == WARN
+    tally.clear()
+    assert statuses.storage(tally.now(), measured, 'off').level == OK
+    tally.answered(dataclasses.replace(answer, io=StepTelemetry('answer')), 1.0)
+    assert statuses.storage(tally.now(), measured, 'off').level == OK
+
+
+def test_a_profile_of_other_reads_is_told(tmp_path):
+    with Session.open(bundle_path('tabletop'), profile=_profile(tmp_path, direct_io=1),
+                      backend='threads', direct='off') as session:
+        status = statuses.storage(Tally().now(), session, 'off')
+    assert status.level == WARN
+    assert 'measured with threads direct, reads go by threads buffered' in status.message
+    assert '--backend threads --buffered' in status.message
+
+
+def _profile(folder, direct_io):
+    """Return a profile that says it was measured here, with threads."""
+    line = Line(1e-5, 2.7e-7)
+    return Profile(line, line, 256, 768, 6e-5, 'measured', about={
+        **dataclasses.asdict(device_facts(folder)), 'backend': 'threads', 'direct_io': direct_io,
+        'date': '2026-01-02'})
 
 
 def _level(level):
