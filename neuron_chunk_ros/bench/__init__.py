@@ -1,0 +1,7 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring the method the way its paper does: accuracy, reading and selecting, on this storage.
+
+Each of `accuracy`, `read` and `select` measures, and hands out plain records; `output` makes
+JSON, CSV and tables of them and `figures` pictures. Nothing in the engine depends on this room.
+"""
