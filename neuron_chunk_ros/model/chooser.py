@@ -34,7 +34,7 @@ class Chooser:
         """`block_size`: bytes that the device's reads are multiples of."""
         self.budgets, self.profile, self._block_size = budgets, profile, block_size
         self._frontier_of = Optimal(profile, block_size)
-        self._pacer = Pacer({g.name: self._frontier_of.seconds(runs.whole(g.rows), g.row_bytes)
+        self._pacer = Pacer({g.name: self._frontier_of.whole_seconds(g.rows, g.row_bytes)
                              for g in bundle.groups.values()})
         self._corrections: dict[str, Correction] = {}
         self._steps = 0
