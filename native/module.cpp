@@ -148,6 +148,15 @@ py::array_t<std::int64_t> greedy(const FloatArray& importance, std::int64_t rows
   return to_array(chosen);
 }
 
+double seconds_of(const ExtentArray& runs, std::int64_t row_bytes, std::int64_t block,
+                  double low_request, double low_kib, double high_request, double high_kib,
+                  double knee_kib) {
+  const ExtentView wanted = view(runs);
+  static_assert(sizeof(Interval) == sizeof(Extent), "both are a row of the array");
+  return reading_seconds(reinterpret_cast<const Interval*>(wanted.data), wanted.count, row_bytes,
+                         block, {low_request, low_kib, high_request, high_kib, knee_kib});
+}
+
 Target target_named(const std::string& name) {
   if (name == "rows") return Target::kRows;
   if (name == "cost") return Target::kCost;
@@ -296,6 +305,11 @@ PYBIND11_MODULE(_native, m) {
         py::arg("run_cost"), py::arg("row_cost"), py::arg("points") = 17,
         "float32 [N] -> float64 [points, 2] of (cost, summed importance kept) of the best "
         "selections from cheap to whole. Raises ValueError.");
+  m.def("reading_seconds", &seconds_of, py::arg("runs"), py::arg("row_bytes"), py::arg("block"),
+        py::arg("low_request"), py::arg("low_kib"), py::arg("high_request"), py::arg("high_kib"),
+        py::arg("knee_kib"),
+        "int64 [n, 2] of (first row, rows) -> the seconds a storage profile's two lines give for "
+        "reading them, each rounded out to whole blocks. Raises ValueError.");
   m.def("io_uring_available", &io_uring_available,
         "Whether this build, kernel and container let a reader use io_uring.");
 }

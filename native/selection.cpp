@@ -225,4 +225,19 @@ std::vector<Interval> select_greedy(const float* importance, std::size_t count, 
   return chosen.intervals();
 }
 
+double reading_seconds(const Interval* intervals, std::size_t count, std::int64_t row_bytes,
+                       std::int64_t block, const TwoLines& lines) {
+  if (row_bytes <= 0) throw std::invalid_argument("row_bytes must be positive");
+  if (block <= 0) throw std::invalid_argument("block must be positive");
+  double sum = 0.0;
+  for (const Interval* run = intervals; run != intervals + count; ++run) {
+    const std::int64_t first = run->first * row_bytes / block;
+    const std::int64_t stop = ((run->first + run->rows) * row_bytes + block - 1) / block;
+    const double kib = static_cast<double>((stop - first) * block) / 1024.0;
+    sum += kib <= lines.knee_kib ? lines.low_request + lines.low_kib * kib
+                                 : lines.high_request + lines.high_kib * kib;
+  }
+  return sum;
+}
+
 }  // namespace neuron_chunk

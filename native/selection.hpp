@@ -37,4 +37,17 @@ struct GreedyOptions {
 std::vector<Interval> select_greedy(const float* importance, std::size_t count, std::int64_t rows,
                                     const GreedyOptions& options);
 
+// A storage profile's T(s): two lines that meet at the knee, in KiB (1024 bytes) and seconds.
+struct TwoLines {
+  double low_request;
+  double low_kib;
+  double high_request;
+  double high_kib;
+  double knee_kib;
+};
+
+// The sum of T over the runs, each rounded out to whole blocks, for a group that begins on one.
+double reading_seconds(const Interval* intervals, std::size_t count, std::int64_t row_bytes,
+                       std::int64_t block, const TwoLines& lines);
+
 }  // namespace neuron_chunk

@@ -118,10 +118,11 @@ class Policy(ABC):
 
     def seconds(self, chosen: np.ndarray, row_bytes: int) -> float:
         """Return what reading these runs takes by the profile, in whole blocks."""
-        block = self.block_size
-        first = chosen[:, 0] * row_bytes // block
-        stop = -(-chosen.sum(axis=1) * row_bytes // block)
-        return self.profile.estimate((stop - first) * block)
+        if not len(chosen):
+            return 0.0
+        profile = self.profile
+        return profile.batch_seconds + _native.reading_seconds(
+            chosen, row_bytes, self.block_size, *profile.low, *profile.high, profile.knee_kib)
 
     def whole_seconds(self, count: int, row_bytes: int) -> float:
         """Return what reading all of a group takes by the profile."""

@@ -41,6 +41,21 @@ def test_greedy_makes_longer_runs_and_topk_keeps_more():
 
 
 @settings(deadline=None)
+@given(rows=st.integers(1, 300), row_bytes=st.integers(1, 40000), seed=st.integers(0, 1000),
+       block=st.sampled_from((1, 512, 4096)), device=st.sampled_from((None, 'orin-nano')))
+def test_seconds_are_the_profiles_for_whole_blocks(rows, row_bytes, seed, block, device):
+    profile = Profile.simulated(device) if device else PROFILE
+    importance = np.random.default_rng(seed).lognormal(size=rows).astype(np.float32)
+    policy = make_policy('topk', profile, block)
+    chosen = policy(importance, max(1, rows // 2), row_bytes)
+    first = chosen[:, 0] * row_bytes // block
+    stop = -(-chosen.sum(axis=1) * row_bytes // block)
+    assert policy.seconds(chosen, row_bytes) == pytest.approx(
+        profile.estimate((stop - first) * block), rel=1e-12)
+    assert policy.seconds(chosen[:0], row_bytes) == 0
+
+
+@settings(deadline=None)
 @given(name=st.sampled_from(('topk', 'greedy', 'optimal')), rows=st.integers(1, 400),
        part=st.floats(0, 1.1), row_bytes=st.integers(2, 40000), seed=st.integers(0, 1000),
        device=st.sampled_from((None, 'orin-nano', 'agx-orin')))
