@@ -105,7 +105,7 @@ def ablation(records: list[Record]) -> Figure:
     axis.axvline(1, color=figures.BLACK, linewidth=0.8, linestyle=':')
     axis.set_yticks(places, [r['contestant'] for r in records], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("times faster than top-k through the paper's reader", fontsize=8)
+    axis.set_xlabel("times faster than top-k, separate matrices, the paper's reader", fontsize=8)
     axis.legend(fontsize=8, frameon=False, loc='lower right')
     return figure
 

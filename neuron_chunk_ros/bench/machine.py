@@ -8,6 +8,7 @@ import datetime
 import os
 import platform
 import re
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,9 +31,14 @@ def facts(folder: Path) -> dict[str, str | int]:
     }
 
 
+_PLACES = {'--path': 'DIR', '--profile': 'FILE', '--json': 'FILE', '--out': 'DIR'}
+
+
 def command_line() -> str:
-    """Return the command as a user would type it."""
-    return ' '.join(['neuron-chunk', *sys.argv[1:]])
+    """Return the command as a user would type it, in a shell; where files lie is their affair."""
+    words = [_PLACES.get(before, word)
+             for before, word in zip(['', *sys.argv[1:]], sys.argv[1:], strict=False)]
+    return shlex.join(['neuron-chunk', *words])
 
 
 def _processor() -> str:

@@ -86,5 +86,4 @@ def simulated(device: str) -> tuple[Contestant, ...]:
     return (BASELINE, Contestant(TOPK, 'ours'), DENSE_OURS, *(
         Contestant(Variant(policy, order, budgets, device=device), 'ours')
         for policy, order, budgets in (
-            ('greedy', False, 'TEAL'), ('greedy', True, 'TEAL'), ('optimal', False, 'TEAL'),
-            ('optimal', True, 'TEAL'), ('optimal', True, 'time'))))
+            ('greedy', True, 'TEAL'), ('optimal', True, 'TEAL'), ('optimal', True, 'time'))))
