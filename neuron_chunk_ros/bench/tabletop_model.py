@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,18 +92,8 @@ def calibrated(count: int, seed: int, progress: Callable[[int, int], None]) -> C
     orders = [hot_cold_order(arrays[tensor_name(name, KIND, 'count')],
                              arrays[tensor_name(name, KIND, 'importance')])
               for name in bundle.groups]
+    budgets = Budgets.from_calibration(bundle.calibration)
     return Calibrated(
-        list(bundle.groups.values()), Budgets.from_calibration(bundle.calibration), orders,
+        list(bundle.groups.values()), budgets, orders,
         [importance[name][KIND] for name in bundle.groups],
-        [_worth(bundle.calibration['groups'][name][KIND]) for name in bundle.groups])
-
-
-def _worth(table: dict) -> float:
-    """Return the error that skipping half of the rows makes, per share of importance skipped.
-
-    The share that the less important half holds follows from the coefficient of variation, as
-    if importance were lognormal.
-    """
-    sigma = math.sqrt(math.log1p(table['variation'] ** 2))
-    lesser_half = 0.5 * math.erfc(sigma / math.sqrt(2))
-    return table['sensitivity'] / lesser_half
+        [budgets.worth(name, KIND) for name in bundle.groups])

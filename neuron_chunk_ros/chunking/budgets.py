@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from neuron_chunk_ros.storage import calibration as stored
@@ -18,9 +20,10 @@ class Budgets:
     """
 
     def __init__(self, levels: np.ndarray | None = None,
-                 tables: dict[tuple[str, str], np.ndarray] | None = None):
+                 tables: dict[tuple[str, str], np.ndarray] | None = None,
+                 worths: dict[tuple[str, str], float] | None = None):
         """Use `uniform` or `from_calibration`."""
-        self._levels, self._tables = levels, tables
+        self._levels, self._tables, self._worths = levels, tables, worths or {}
 
     @classmethod
     def uniform(cls) -> Budgets:
@@ -38,9 +41,11 @@ class Budgets:
         stored.check(calibration)
         # skipping everything is everyone's whole budget: the tables end there
         levels = np.array([*calibration['levels'], 1.0])
-        return cls(levels, {(name, kind): np.array([*table['sparsity'], 1.0])
-                            for name, kinds in calibration['groups'].items()
-                            for kind, table in kinds.items()})
+        tables = {(name, kind): table for name, kinds in calibration['groups'].items()
+                  for kind, table in kinds.items()}
+        return cls(levels,
+                   {key: np.array([*table['sparsity'], 1.0]) for key, table in tables.items()},
+                   {key: _worth(table) for key, table in tables.items()})
 
     @property
     def calibrated(self) -> bool:
@@ -58,12 +63,35 @@ class Budgets:
         """
         if not 0 <= wanted < 1:
             raise ValueError(f'sparsity is {wanted}: it must be at least 0 and below 1')
-        kind = 'text' if kind == 'decode' else kind
-        if kind not in stored.KINDS:
-            raise ValueError(f"unknown kind of token '{kind}'")
+        kind = _table_kind(kind)
         if self._tables is None:
             return float(wanted)
         if (group_name, kind) not in self._tables:
             raise ValueError(f'the calibration has no group {group_name}')
         found = np.interp(wanted, self._levels, self._tables[group_name, kind])
         return float(min(found, np.nextafter(1, 0)))  # rounding may reach 1
+
+    def worth(self, group_name: str, kind: str) -> float:
+        """Return what a share of this group's importance is worth beside other groups'.
+
+        The error that skipping half of the rows made when the bundle was calibrated, per share of
+        importance skipped; 1 for every group where there is no calibration.
+
+        :raises ValueError: for another kind.
+        """
+        return self._worths.get((group_name, _table_kind(kind)), 1.0)
+
+
+def _table_kind(kind: str) -> str:
+    kind = 'text' if kind == 'decode' else kind
+    if kind not in stored.KINDS:
+        raise ValueError(f"unknown kind of token '{kind}'")
+    return kind
+
+
+def _worth(table: dict) -> float:
+    # The share that the less important half holds follows from the coefficient of variation, as
+    # if importance were lognormal.
+    sigma = math.sqrt(math.log1p(table['variation'] ** 2))
+    lesser_half = 0.5 * math.erfc(sigma / math.sqrt(2))
+    return max(table['sensitivity'], 1e-6) / max(lesser_half, 1e-3)

@@ -62,7 +62,10 @@ class Pacer:
         return max(0.0, left) * self._plan[at] / self._left_of_plan[at]
 
     def learn(self, group: str, frontier: np.ndarray) -> None:
-        """Note a group's frontier in this step, float64 [points, 2]: seconds, share kept."""
+        """Note a group's frontier in this step, float64 [points, 2]: seconds, what is kept.
+
+        What is kept is the share of the importance, or what that is worth beside other groups'.
+        """
         known = self._frontiers.setdefault(
             self._step, np.full((len(self._names), *frontier.shape), np.nan))
         at = self._index[group]

@@ -29,6 +29,8 @@ TABLE_2_NANO = {
 }
 _MOST_CELL_BYTES = 32 << 10
 _PAGE = 4096  # bytes of memory
+# Estimates err by some five percent: a selection that promises to save less is not one.
+_WORTHWHILE = 0.92
 _SEARCH_STEPS = 12
 # No window of greedy's is longer: the longest saturation size in the paper. A drive that gains its
 # last percent with reads of a megabyte would have it try three times as many, to no avail.
@@ -62,7 +64,7 @@ class Policy(ABC):
     """Chooses rows of a group whose rows lie one behind the other from a block boundary on."""
 
     name: str
-    falls_back = True  # to reading everything where the profile says that it is not slower
+    falls_back = True  # to reading everything where the profile sees hardly anything to save
 
     def __init__(self, profile: Profile, block_size: int = 1):
         """`block_size`: bytes that reads are multiples of."""
@@ -136,8 +138,8 @@ class Policy(ABC):
         """Choose at most so many of the rows; may be none."""
 
     def _or_whole(self, chosen: np.ndarray, count: int, row_bytes: int) -> np.ndarray:
-        if self.falls_back and self.seconds(chosen, row_bytes) >= self.whole_seconds(
-                count, row_bytes):
+        if self.falls_back and self.seconds(chosen, row_bytes) >= (
+                _WORTHWHILE * self.whole_seconds(count, row_bytes)):
             return runs.whole(count)
         return chosen
 

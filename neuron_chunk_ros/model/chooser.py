@@ -130,6 +130,8 @@ class Chooser:
         if self._steps % _FRONTIER_EVERY <= 1:
             frontier = self._frontier_of.frontier(every, group.row_bytes)
             frontier[:, 0] *= factor
+            frontier[:, 1] *= np.mean([self.budgets.worth(group.name, kind)
+                                       for kind, _, _ in self._kinds])
             self._pacer.learn(group.name, frontier)
         if len(importance) == 1:
             return [self._select.within(importance[0], share, group.row_bytes)]

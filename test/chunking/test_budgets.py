@@ -145,3 +145,21 @@ def test_no_group_skips_more_than_the_cap_within_the_levels(calibration):
     for wanted in np.linspace(0, LEVELS[-1], 50):
         assert max(budgets.sparsity(name, 'visual', float(wanted))
                    for name in calibration['groups']) <= CAP
+
+
+def test_what_a_share_of_importance_is_worth(calibration):
+    """A group that hurts more is worth more; so is one whose lesser half holds little."""
+    groups = copy.deepcopy(calibration)
+    groups['groups']['layers.0.down']['visual']['sensitivity'] = 0.2
+    groups['groups']['layers.0.o']['visual']['variation'] = 3.0
+    budgets = Budgets.from_calibration(groups)
+    plain = budgets.worth('layers.0.qkv', 'visual')
+    assert budgets.worth('layers.0.down', 'visual') == pytest.approx(2 * plain)
+    assert budgets.worth('layers.0.o', 'visual') > 2 * plain
+    assert budgets.worth('layers.0.down', 'decode') == budgets.worth('layers.0.down', 'text')
+    # Lognormal importance of variation 1: its lesser half holds a fifth.
+    values = np.sort(np.random.default_rng(0).lognormal(sigma=np.sqrt(np.log(2)), size=100_000))
+    assert 0.1 / plain == pytest.approx(values[:50_000].sum() / values.sum(), rel=0.02)
+    assert Budgets.uniform().worth('anything', 'visual') == 1.0
+    with pytest.raises(ValueError, match='unknown kind'):
+        budgets.worth('layers.0.qkv', 'sound')
