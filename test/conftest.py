@@ -4,6 +4,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,10 @@ os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 # As the commands and the node set it: torch's idle threads would otherwise spin on the cores that
 # the reader's threads need (up to 20 times slower on two shared cores).
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
+# A run in the background has been told to ignore Ctrl-C; the processes it starts must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 
