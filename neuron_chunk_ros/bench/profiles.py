@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from neuron_chunk_ros.bench.progress import Progress
-from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_facts
+from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Profile
+from neuron_chunk_ros.storage.profile_file import storage_of
 
 _QUICK_SECONDS = 5.0
 _QUICK_BYTES = 256 << 20
@@ -24,19 +25,13 @@ def profile_for(folder: Path, given: Path | None, quick: bool, progress: Progres
         return Profile.load(given)
     if (folder / PROFILE_JSON).is_file():
         found = Profile.load(folder / PROFILE_JSON)
-        if found.source == 'measured' and _same_storage(found, folder):
+        if found.source == 'measured' and storage_of(found).same_storage(device_facts(folder)):
             return found
     from neuron_chunk_ros.storage.measure import FILE_BYTES, SECONDS, measure
     return measure(folder, seconds=_QUICK_SECONDS if quick else SECONDS,
                    file_bytes=_QUICK_BYTES if quick else FILE_BYTES,
                    progress=lambda doing, done, total: progress(
                        f'profile: {doing}', round(1000 * done / total), 1000))
-
-
-def _same_storage(profile: Profile, folder: Path) -> bool:
-    known = DeviceFacts(*(str(profile.about.get(key, UNKNOWN))
-                          for key in ('file_system', 'mount_source', 'device', 'uuid')))
-    return known.same_storage(device_facts(folder))
 
 
 def facts(profile: Profile) -> dict:

@@ -21,12 +21,11 @@ from neuron_chunk_ros.storage.manifest import (
     read_manifest,
     sized_file,
     want_dtype,
-    want_keys,
     word,
 )
 from neuron_chunk_ros.storage.orders import read_orders
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
-from neuron_chunk_ros.storage.strict_json import shown, whole
+from neuron_chunk_ros.storage.strict_json import shown, want_keys, whole
 
 __all__ = ['Bundle', 'Group', 'GroupPlan', 'Member']
 

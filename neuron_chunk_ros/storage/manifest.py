@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from neuron_chunk_ros.storage.dtypes import WEIGHT_TYPES
-from neuron_chunk_ros.storage.strict_json import parse_object, shown, whole
+from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
 VERSION = 2  # 1 had no orders; it is still read
@@ -69,16 +69,6 @@ def sized_file(folder: Path, value, label: str) -> Path:
                          f'{value["bytes"]} are recorded')
     checksum(value['sha256'], label)
     return path
-
-
-def want_keys(value, keys: set[str], label: str) -> None:
-    """Want an object with exactly these keys."""
-    if not isinstance(value, dict):
-        raise ValueError(f'{label} must be an object')
-    for missing in sorted(keys - value.keys()):
-        raise ValueError(f'{label}: {missing!r} is missing')
-    for extra in sorted(value.keys() - keys):
-        raise ValueError(f'{label}: {shown(extra)} is not known')
 
 
 def want_dtype(value, label: str) -> None:

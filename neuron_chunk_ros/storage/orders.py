@@ -13,9 +13,9 @@ import numpy as np
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.calibration import unpack
 from neuron_chunk_ros.storage.layout import Group, Member, RowOrder
-from neuron_chunk_ros.storage.manifest import sized_file, want_keys, word
+from neuron_chunk_ros.storage.manifest import sized_file, word
 from neuron_chunk_ros.storage.safetensors_header import read_header
-from neuron_chunk_ros.storage.strict_json import shown
+from neuron_chunk_ros.storage.strict_json import shown, want_keys
 
 
 def read_orders(folder: Path, where, described: Mapping[str, object],

@@ -15,7 +15,7 @@ from neuron_chunk_ros.storage.atomic import sync, write_file
 from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_facts
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
-from neuron_chunk_ros.storage.strict_json import parse_object, shown, whole
+from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-storage-profile'
 VERSION = 1
@@ -111,7 +111,7 @@ def _profile(value: dict) -> Profile:
     if type(value.get('version')) is not int or value['version'] != VERSION:
         raise ValueError(f'version {shown(value.get("version"))} is not one this release reads '
                          f'(it reads {VERSION})')
-    _want_keys(value, _KEYS, 'the profile')
+    want_keys(value, _KEYS, 'the profile')
     if not isinstance(value['source'], str):
         raise ValueError(f'source is {shown(value["source"])}, want a word')
     return Profile(
@@ -137,7 +137,7 @@ def _pair(value) -> tuple[float, float]:
 
 
 def _line(value, label: str) -> Line:
-    _want_keys(value, _LINE_KEYS, label)
+    want_keys(value, _LINE_KEYS, label)
     return Line(*(_number(value[key], f'{label}: {key}') for key in Line._fields))
 
 
@@ -155,12 +155,3 @@ def _about(value) -> dict:
                 or type(fact) is float and not math.isfinite(fact)):
             raise ValueError(f'about: {shown(key)} is {shown(fact)}, want a text or a number')
     return value
-
-
-def _want_keys(value, keys: set[str], label: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f'{label} must be an object')
-    for missing in sorted(keys - value.keys()):
-        raise ValueError(f'{label}: {missing!r} is missing')
-    for extra in sorted(value.keys() - keys):
-        raise ValueError(f'{label}: {shown(extra)} is not known')

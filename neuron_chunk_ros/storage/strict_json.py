@@ -21,6 +21,16 @@ def parse_object(data: bytes) -> dict:
     return value
 
 
+def want_keys(value, keys: set[str], label: str) -> None:
+    """Want an object with exactly these keys. Raises ValueError otherwise."""
+    if not isinstance(value, dict):
+        raise ValueError(f'{label} must be an object')
+    for missing in sorted(keys - value.keys()):
+        raise ValueError(f'{label}: {missing!r} is missing')
+    for extra in sorted(value.keys() - keys):
+        raise ValueError(f'{label}: {shown(extra)} is not known')
+
+
 def whole(value, name: str, least: int = 0) -> int:
     """Return value if it is a whole number in [least, 2^53]. Raises ValueError otherwise."""
     if type(value) is not int or not least <= value <= 1 << 53:
