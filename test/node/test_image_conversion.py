@@ -1,16 +1,33 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoding against a plain numpy reference, and every way a message can be wrong."""
+"""Every encoding against a plain numpy reference, and every way a message can be wrong.
+
+Tolerances: colour orders, grey and lossless files are exact; demosaicing is within 1 and YUV
+within 2 of 255 (fixed-point coefficients); JPEG and lossy WebP of an even colour are within 6.
+"""
+
+import array
+import io
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image
 
 from neuron_chunk_ros.errors import RequestError
-from neuron_chunk_ros.node.image_conversion import ENCODINGS, ConversionError, to_rgb
+from neuron_chunk_ros.node.image_conversion import (
+    ENCODINGS,
+    PACKED,
+    PLANAR,
+    ConversionError,
+    to_rgb,
+)
 
 
 def message(encoding, pixels, padding=0):
@@ -46,7 +63,7 @@ def close(image, reference, tolerance=2):
     assert np.abs(image.astype(int) - reference.astype(int)).max() <= tolerance
 
 
-PACKED = {
+ORDERS = {
     'rgb8': lambda rgb: rgb,
     'bgr8': lambda rgb: rgb[..., ::-1],
     'rgba8': lambda rgb: np.dstack([rgb, rgb[..., :1] // 2]),
@@ -54,11 +71,11 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize('encoding', PACKED)
+@pytest.mark.parametrize('encoding', ORDERS)
 @pytest.mark.parametrize('padding', [0, 1, 64])
 def test_colour_order_alpha_and_row_padding(encoding, padding):
     rgb = random_rgb(7, 5)
-    assert np.array_equal(to_rgb(message(encoding, PACKED[encoding](rgb), padding)), rgb)
+    assert np.array_equal(to_rgb(message(encoding, ORDERS[encoding](rgb), padding)), rgb)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9), st.integers(0, 2**31))
@@ -66,6 +83,22 @@ def test_colour_order_alpha_and_row_padding(encoding, padding):
 def test_any_size_and_padding(height, width, padding, seed):
     rgb = random_rgb(height, width, seed)
     assert np.array_equal(to_rgb(message('bgr8', rgb[..., ::-1], padding)), rgb)
+
+
+def test_rgb8_without_padding_is_not_copied():
+    rgb = random_rgb(4, 6)
+    image = message('rgb8', rgb)
+    converted = to_rgb(image)
+    assert np.shares_memory(converted, np.frombuffer(image.data, np.uint8))
+    assert not converted.flags.writeable
+
+
+def test_byte_order_means_nothing_for_single_bytes():
+    for encoding, pixels in [('bgr8', random_rgb(4, 6)), ('mono8', random_rgb(4, 6)[..., 0])]:
+        image = message(encoding, pixels, 2)
+        little = to_rgb(image)
+        image.is_bigendian = 1
+        assert np.array_equal(to_rgb(image), little)
 
 
 @pytest.mark.parametrize('encoding', ['mono8', '8UC1'])
@@ -86,15 +119,56 @@ def test_packed_yuv(encoding, order):
     close(to_rgb(message(encoding, packed, 4)), reference)
 
 
-@pytest.mark.parametrize('encoding', ['nv12', 'nv21'])
+def planar(encoding, padding=0, height=8, width=12):
+    """Return a message of a planar format, and the picture it shows."""
+    y, u, v = smooth_yuv(height, width)
+    if encoding == 'nv24':  # chroma at full size, its lines twice as long as luma's
+        u, v = (np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v))
+        u[0, 1] += 9  # no two pixels need share their chroma
+        reference = yuv_to_rgb(y, u, v)
+    else:
+        reference = yuv_to_rgb(y, *(np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v)))
+    chroma = np.stack([v, u] if encoding == 'nv21' else [u, v], -1).reshape(len(u), -1)
+    per_line = chroma.shape[1] // width
+    data = (message('mono8', y.astype(np.uint8), padding).data.tobytes()
+            + message('mono8', chroma.astype(np.uint8), padding * per_line).data.tobytes())
+    image = Image(height=height, width=width, encoding=encoding, step=width + padding, data=data)
+    return image, reference
+
+
+@pytest.mark.parametrize('encoding', ['nv12', 'nv21', 'nv24'])
 @pytest.mark.parametrize('padding', [0, 6])
 def test_planar_yuv(encoding, padding):
-    y, u, v = smooth_yuv(8, 12)
-    chroma = np.stack([u, v] if encoding == 'nv12' else [v, u], -1).reshape(4, 12)
-    planes = message(encoding, np.vstack([y, chroma]).astype(np.uint8), padding)
-    planes.height = 8
-    reference = yuv_to_rgb(y, *(np.repeat(np.repeat(p, 2, 0), 2, 1) for p in (u, v)))
-    close(to_rgb(planes), reference)
+    image, reference = planar(encoding, padding)
+    close(to_rgb(image), reference)
+
+
+@pytest.mark.parametrize('encoding,share', [('nv12', 1.5), ('nv21', 2), ('nv24', 3)])
+def test_planar_yuv_whose_step_counts_the_chroma(encoding, share):
+    image, reference = planar(encoding)
+    image.step = int(image.width * share)
+    close(to_rgb(image), reference)
+
+
+def test_nv24_needs_no_even_size():
+    image = Image(height=1, width=3, encoding='nv24', step=3,
+                  data=bytes([100, 120, 140, 110, 140, 128, 128, 150, 90]))
+    reference = yuv_to_rgb(
+        np.array([[100, 120, 140]]), np.array([[110, 128, 150]]), np.array([[140, 128, 90]]))
+    close(to_rgb(image), reference)
+
+
+def test_black_and_white_are_black_and_white_in_every_yuv_format():
+    for encoding, per_pixel in [('uyvy', 2), ('yuyv', 2), ('nv12', 1.5), ('nv24', 3)]:
+        for luma, level in [(16, 0), (235, 255)]:
+            data = np.full(int(16 * per_pixel), 128, np.uint8)
+            if per_pixel == 2:
+                data[encoding == 'uyvy'::2] = luma
+            else:
+                data[:16] = luma
+            image = Image(height=4, width=4, encoding=encoding, step=8 if per_pixel == 2 else 4,
+                          data=data.tobytes())
+            close(to_rgb(image), np.full((4, 4, 3), level, np.uint8), 1)
 
 
 def mosaic(rgb, pattern):
@@ -128,18 +202,31 @@ def test_bayer(pattern):
 
 
 def test_every_encoding_is_covered_here():
-    tested = {*PACKED, 'mono8', '8UC1', 'uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21',
-              *(f'bayer_{p}8' for p in ('rggb', 'bggr', 'gbrg', 'grbg'))}
+    tested = {*ORDERS, 'mono8', '8UC1', 'uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21',
+              'nv24', *(f'bayer_{p}8' for p in ('rggb', 'bggr', 'gbrg', 'grbg'))}
     assert tested == set(ENCODINGS)
 
 
 @pytest.mark.parametrize('encoding,says', [
-    ('mono16', '8 bits'), ('rgb16', '8 bits'), ('16UC1', '8 bits'), ('32FC1', '8 bits'),
-    ('bayer_rggb16', '8 bits'), ('8UC3', 'which channel'), ('', 'unknown'), ('jpeg', 'unknown'),
-    ('RGB8', 'unknown')])
+    *((f'{e}16', f'16 bits a channel: publish {e}8') for e in (
+        'mono', 'rgb', 'bgr', 'rgba', 'bgra', 'bayer_rggb', 'bayer_bggr', 'bayer_gbrg',
+        'bayer_grbg')),
+    *((f'{depth}C{channels}', 'point the node at a colour topic')
+      for depth in ('16U', '16S', '32S', '32F', '64F') for channels in (1, 2, 3, 4)),
+    ('16U', 'colour topic'), ('32FC', 'colour topic'),
+    *((e, 'which channel is red') for e in (
+        '8UC2', '8UC3', '8UC4', '8SC1', '8SC2', '8SC3', '8SC4', '8U')),
+    *((e, 'unknown: publish one of rgb8') for e in ('', 'jpeg', 'RGB8', 'yuv420', 'foo16'))])
 def test_encodings_that_mean_no_rgb_are_refused(encoding, says):
-    with pytest.raises(ConversionError, match=says):
-        to_rgb(Image(height=2, width=2, encoding=encoding, step=6, data=bytes(12)))
+    with pytest.raises(ConversionError, match=says) as caught:
+        to_rgb(Image(height=2, width=2, encoding=encoding, step=64, data=bytes(128)))
+    assert repr(encoding) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_strange_encoding_is_named_on_one_short_line():
+    with pytest.raises(ConversionError, match='unknown') as caught:
+        to_rgb(Image(height=2, width=2, encoding='rgb\n8' * 1000, step=6, data=bytes(12)))
+    assert '\n' not in str(caught.value) and len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize('change,says', [
@@ -147,6 +234,8 @@ def test_encodings_that_mean_no_rgb_are_refused(encoding, says):
     ({'data': bytes(35)}, '35 bytes'), ({'data': b''}, '0 bytes'), ({'height': 4}, '36 bytes'),
     ({'width': 5}, 'step is 12'), ({'width': 2**32 - 1}, 'step'), ({'height': 2**32 - 1}, 'data'),
     ({'encoding': 'uyvy', 'width': 3}, 'even'), ({'encoding': 'nv12'}, 'even'),
+    ({'encoding': 'nv24', 'step': 3}, 'step is 3'),
+    ({'encoding': 'nv24', 'data': bytes(35)}, '35 bytes'),
     ({'encoding': 'bayer_rggb8', 'width': 2, 'height': 2}, 'too small')])
 def test_sizes_that_do_not_fit_are_refused(change, says):
     wrong = Image(height=3, width=4, encoding='rgb8', step=12, data=bytes(36))
@@ -155,6 +244,41 @@ def test_sizes_that_do_not_fit_are_refused(change, says):
     with pytest.raises(ConversionError, match=says) as caught:
         to_rgb(wrong)
     assert '\n' not in str(caught.value) and isinstance(caught.value, RequestError)
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+@pytest.mark.parametrize('padding', [0, 5])
+def test_cut_data_of_every_encoding_is_refused(encoding, padding):
+    if encoding in PLANAR:
+        image, _ = planar(encoding, padding)
+    else:
+        image = message(encoding, np.zeros((8, 12, PACKED[encoding]), np.uint8), padding)
+    whole = image.data.tobytes()
+    assert to_rgb(image).shape == (8, 12, 3)
+    needed = len(whole) - padding * (2 if encoding == 'nv24' else 1)
+    for size in (0, 1, len(whole) // 2, needed - 1):
+        image.data = whole[:size]
+        with pytest.raises(ConversionError, match=f'{size} bytes'):
+            to_rgb(image)
+
+
+NUMBERS = st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1))
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, st.one_of(st.sampled_from(ENCODINGS), st.text()),
+       st.integers(0, 255), st.binary(max_size=200), st.integers(0, 50))
+@settings(max_examples=400, deadline=None)
+def test_any_message_is_a_picture_or_refused(
+        height, width, step, encoding, bigendian, data, repeats):
+    data = array.array('B', data * repeats)
+    image = Image(height=height, width=width, step=step, encoding=encoding,
+                  is_bigendian=bigendian, data=data)
+    try:
+        converted = to_rgb(image)
+    except ConversionError as error:
+        assert '\n' not in str(error)
+    else:
+        assert converted.dtype == np.uint8 and converted.shape == (height, width, 3)
 
 
 def test_surplus_data_is_ignored_and_last_padding_may_be_missing():
@@ -182,11 +306,100 @@ def test_compressed_png_is_exact_whatever_its_channels():
     assert np.array_equal(to_rgb(compressed(grey, '.png', 'png')), np.dstack([grey] * 3))
 
 
-@pytest.mark.parametrize('described', ['jpeg', 'rgb8; jpeg compressed bgr8', ''])
+def by_pillow(picture, kind, described='', **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return CompressedImage(format=described, data=file.getvalue())
+
+
+@pytest.mark.parametrize('extension,channels', [
+    ('.png', 3), ('.png', 1), ('.tiff', 3), ('.tiff', 1), ('.bmp', 3), ('.bmp', 1), ('.ppm', 3),
+    ('.pgm', 1), ('.webp', 3)])
+def test_lossless_files_are_exact(extension, channels):
+    rgb = random_rgb(9, 11)
+    if channels == 1:
+        rgb = np.repeat(rgb[..., :1], 3, 2)
+    image = compressed(np.ascontiguousarray(rgb[..., ::-1][..., :channels]), extension, 'any')
+    assert np.array_equal(to_rgb(image), rgb)
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'L', 'P', '1'])
+def test_every_kind_of_png(mode):
+    picture = PIL.Image.fromarray(random_rgb(9, 11)).convert(mode)
+    if mode in ('RGBA', 'LA'):
+        picture.putalpha(0)  # what is hidden is still there
+    reference = np.asarray(picture.convert('RGB'))
+    assert np.array_equal(to_rgb(by_pillow(picture, 'PNG')), reference)
+
+
+def test_rotation_tag_is_not_followed():
+    # As image_transport decodes: camera_info speaks of the pixels as they lie in the file.
+    tag = PIL.Image.Exif()
+    tag[0x0112] = 6
+    image = by_pillow(PIL.Image.new('RGB', (32, 16), (200, 40, 90)), 'JPEG', exif=tag)
+    assert to_rgb(image).shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize('described', [
+    'jpeg', 'rgb8; jpeg compressed bgr8', 'bgr8; jpeg compressed bgr8', ''])
 def test_compressed_jpeg_keeps_its_colours(described):
     rgb = np.empty((32, 32, 3), np.uint8)
     rgb[:] = (200, 40, 90)
     close(to_rgb(compressed(rgb[..., ::-1], '.jpg', described)), rgb, 6)
+    close(to_rgb(by_pillow(PIL.Image.fromarray(rgb), 'JPEG', described, progressive=True)), rgb, 6)
+    close(to_rgb(by_pillow(PIL.Image.fromarray(rgb), 'WEBP', 'webp')), rgb, 6)
+
+
+@pytest.mark.parametrize('described', [
+    'mono8; jpeg compressed mono8', 'bayer_rggb8; jpeg compressed mono8', 'jpeg'])
+def test_compressed_grey_jpeg(described):
+    grey = np.full((32, 32), 77, np.uint8)
+    close(to_rgb(compressed(grey, '.jpg', described)), np.full((32, 32, 3), 77, np.uint8), 1)
+
+
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+def test_compressed_mosaic_gets_its_colours(pattern):
+    # image_transport compresses a mosaic as PNG without demosaicing it.
+    raw, channel = mosaic(random_rgb(10, 14), pattern)
+    image = to_rgb(compressed(raw, '.png', f'bayer_{pattern}8; png compressed '))
+    close(image[1:-1, 1:-1], np.rint(bilinear(raw, channel)).astype(np.uint8), 1)
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp', '.tiff', '.bmp'])
+def test_cut_files_are_refused(extension):
+    rgb = cv2.resize(random_rgb(6, 8), (96, 64))
+    whole = compressed(rgb, extension, 'x').data.tobytes()
+    for kept in (1, 2, 3, 20, len(whole) // 4, len(whole) // 2, len(whole) - 30):
+        with pytest.raises(ConversionError, match="can't be decoded|cut short"):
+            to_rgb(CompressedImage(format='x', data=whole[:kept]))
+
+
+def test_jpeg_with_a_thumbnail_is_whole_only_with_its_own_end():
+    rgb = np.full((64, 64, 3), 120, np.uint8)
+    thumbnail, whole = (cv2.imencode('.jpg', p)[1].tobytes() for p in (rgb[:16, :16], rgb))
+    segment = b'Exif\0\0' + thumbnail
+    segment = b'\xff\xe1' + (len(segment) + 2).to_bytes(2, 'big') + segment
+    image = CompressedImage(format='jpeg', data=whole[:2] + segment + whole[2:] + bytes(100))
+    close(to_rgb(image), rgb, 2)
+    image.data = whole[:2] + segment + whole[2:-2]
+    with pytest.raises(ConversionError, match='JPEG cut short'):
+        to_rgb(image)
+
+
+@given(st.sampled_from(['.jpg', '.png', '.webp', '.bmp']), st.text(max_size=30),
+       st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_any_file_is_a_picture_or_refused(extension, described, changes):
+    data = bytearray(compressed(random_rgb(6, 8), extension, '').data.tobytes())
+    for place, rubbish in changes:
+        start = int(place * len(data))
+        data[start:start + len(rubbish)] = rubbish
+    try:
+        converted = to_rgb(CompressedImage(format=described, data=bytes(data)))
+    except ConversionError as error:
+        assert '\n' not in str(error)
+    else:
+        assert converted.dtype == np.uint8 and converted.shape[2] == 3
 
 
 def test_compressed_that_is_no_picture_is_refused():
@@ -196,5 +409,22 @@ def test_compressed_that_is_no_picture_is_refused():
             (CompressedImage(format='jpeg', data=b'not a jpeg'), "can't be decoded"),
             (compressed(depth, '.png', '16UC1; png compressed '), 'uint16'),
             (compressed(depth, '.png', '16UC1; compressedDepth png'), 'depth')]:
-        with pytest.raises(ConversionError, match=says):
+        with pytest.raises(ConversionError, match=says) as caught:
             to_rgb(wrong)
+        assert repr(wrong.format) in str(caught.value)
+
+
+@pytest.mark.parametrize('error', ['SystemError', 'AttributeError', 'ImportError'])
+def test_a_cv_bridge_that_does_not_load_is_done_without(tmp_path, error):
+    # How one fails that was built against another numpy depends on versions.
+    package = tmp_path / 'cv_bridge' / 'boost'
+    package.mkdir(parents=True)
+    (package.parent / '__init__.py').write_text('class CvBridge: pass')
+    (package / '__init__.py').touch()
+    (package / 'cv_bridge_boost.py').write_text(f'raise {error}("numpy")')
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get('PYTHONPATH'))))
+    told = subprocess.run(
+        [sys.executable, '-c', 'from neuron_chunk_ros.node.image_conversion import CONVERTER; '
+         'print(CONVERTER)'], env={**os.environ, 'PYTHONPATH': path}, capture_output=True,
+        text=True, check=True)
+    assert told.stdout.strip() == 'rosbags-image'
