@@ -5,9 +5,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -63,13 +65,29 @@ BatchHolder submit(Reader& reader, std::int64_t file, const ExtentArray& extents
       reader.submit(file, wanted.data, wanted.count, std::move(buffer), at).release());
 }
 
-ReadStats wait(Batch& batch) {
+// Nothing where the batch is not complete after `timeout` seconds; without one, waits for good.
+std::optional<ReadStats> wait(Batch& batch, std::optional<double> timeout) {
+  using Clock = std::chrono::steady_clock;
+  using Seconds = std::chrono::duration<double>;
+  const Clock::time_point begun = Clock::now();
   for (;;) {
+    std::chrono::milliseconds patience = kPatience;
+    bool last = false;
+    if (timeout) {
+      const double left = *timeout - Seconds(Clock::now() - begun).count();
+      // Also where the timeout is not a number.
+      last = !(left > Seconds(kPatience).count());
+      if (last) {
+        patience = left > 0 ? std::chrono::ceil<std::chrono::milliseconds>(Seconds(left))
+                            : std::chrono::milliseconds{0};
+      }
+    }
     {
       py::gil_scoped_release release;
-      if (batch.wait_for(kPatience)) break;
+      if (batch.wait_for(patience)) break;
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (last) return std::nullopt;
   }
   return batch.result();
 }
@@ -247,8 +265,9 @@ PYBIND11_MODULE(_native, m) {
 
   py::class_<Batch, BatchHolder>(
       m, "Batch", "Extents on their way into a buffer; dropping it takes the rest back.")
-      .def("wait", &wait,
-           "Returns ReadStats once the extents lie packed in the buffer. Raises ReadError.")
+      .def("wait", &wait, py::arg("timeout") = py::none(),
+           "Returns ReadStats once the extents lie packed in the buffer, or None after `timeout` "
+           "seconds. Raises ReadError.")
       .def_property_readonly("ready", &Batch::ready, "Whether wait() would return at once.");
 
   py::class_<Reader, std::shared_ptr<Reader>>(m, "Reader")
@@ -273,7 +292,7 @@ PYBIND11_MODULE(_native, m) {
           [](Reader& reader, std::int64_t file, const ExtentArray& extents,
              std::shared_ptr<AlignedBuffer> buffer, std::int64_t at) {
             const BatchHolder batch = submit(reader, file, extents, std::move(buffer), at);
-            return wait(*batch);
+            return *wait(*batch, std::nullopt);
           },
           py::arg("file"), py::arg("extents"), py::arg("buffer"), py::arg("at") = 0)
       .def("close", &Reader::close, py::call_guard<py::gil_scoped_release>())

@@ -33,3 +33,7 @@ class MemoryBudgetError(NeuronChunkError):
 
 class RequestError(NeuronChunkError):
     """A question can't be answered as asked (no prompt, no image, empty image)."""
+
+
+class Stopped(NeuronChunkError):
+    """Work was ended early; the text is the finish reason, 'deadline' or 'cancelled'."""

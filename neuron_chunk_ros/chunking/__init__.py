@@ -3,5 +3,6 @@
 """Which neurons to read: importance, selection policies and the runs they choose."""
 
 from neuron_chunk_ros.chunking.policies import POLICIES, make_policy
+from neuron_chunk_ros.chunking.request import check_request
 
-__all__ = ['POLICIES', 'make_policy']
+__all__ = ['POLICIES', 'check_request', 'make_policy']

@@ -108,6 +108,9 @@ class Chooser:
         """Return [(kind, tokens of this kind or None for all, sparsity)] for the step."""
         if step == 'decode':
             return [('decode', None, self.sparsity)]
+        if step == 'append':
+            # The few tokens of text around a frame make do with what is read for it.
+            return [('visual', visual, self.sparsity)]
         if visual is None or not bool(visual.any()):
             return [('text', None, self.text_sparsity)]
         if bool(visual.all()):

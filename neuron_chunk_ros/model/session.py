@@ -4,21 +4,22 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 
-from neuron_chunk_ros.chunking import POLICIES
+from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
-from neuron_chunk_ros.errors import BundleError, RequestError
+from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.model.chooser import Chooser
-from neuron_chunk_ros.model.prompts import prompt_builder
+from neuron_chunk_ros.model.inputs import Inputs
+from neuron_chunk_ros.model.kv_cache import KvMemory
+from neuron_chunk_ros.model.positions import KeyRotation
+from neuron_chunk_ros.model.prompts import PromptBuilder, prompt_builder
 from neuron_chunk_ros.model.resident import (
     MIB,
     MemoryPlan,
@@ -27,34 +28,15 @@ from neuron_chunk_ros.model.resident import (
     kv_bytes,
     read_config,
 )
-from neuron_chunk_ros.model.step_clock import StepClock
+from neuron_chunk_ros.model.runner import Progress, Runner
+from neuron_chunk_ros.model.stream import Stream
 from neuron_chunk_ros.model.streamer import Streamer
-from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
 
 DEFAULT_CONTEXT = 4096
-
-
-class _Stopped(Exception):
-    """The deadline came or the caller cancelled; carries the finish reason."""
-
-
-class _Tokens(BaseStreamer):
-    """Collects generated tokens, so that an interrupted answer keeps what it had."""
-
-    def __init__(self):
-        self.ids: list[int] = []
-        self._prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt_seen:
-            self.ids += value.flatten().tolist()
-        self._prompt_seen = True
-
-    def end(self) -> None:
-        pass
 
 
 class Session:
@@ -64,15 +46,18 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, config, model, groups, streamer: Streamer, reader: Reader,
-                 plan: MemoryPlan, context: int, profile_note: str):
+                 memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
+                 profile_note: str):
         """Use `Session.open`."""
         self.profile_note = profile_note  # why no measured profile is in use; '' where one is
-        self.bundle, self.config, self.plan, self.context = bundle, config, plan, context
-        self._model, self._groups = model, groups
-        self._streamer, self._reader = streamer, reader
+        self.bundle, self.config, self.plan = bundle, config, plan
+        self.context, self._budget_mb = memory.context, memory_budget_mb
+        self._model, self._streamer, self._reader, self._memory = model, streamer, reader, memory
         self._prompts = prompt_builder(bundle.family, bundle.path, config)
-        self._clock = StepClock(model, streamer, self._prompts.visual_ids)
-        self._generation = self._greedy_decoding()
+        self._inputs = Inputs(self._prompts, model.device, model.dtype)
+        self._runner = Runner(model, groups, streamer, self._prompts.tokenizer,
+                              _stop_tokens(bundle, config, self._prompts))
+        self._stream: Stream | None = None
 
     @classmethod
     def open(cls, bundle: str | Path, *, policy: str = 'dense', sparsity: float = 0.0,
@@ -80,7 +65,8 @@ class Session:
              profile: Profile | None = None, memory_budget_mb: int | None = None,
              max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
              backend: str = 'auto', direct: str = 'auto', threads: int = 6,
-             queue_depth: int = 128) -> Session:
+             queue_depth: int = 128,
+             on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
 
         :param policy: 'dense', 'topk', 'greedy' or 'optimal'.
@@ -96,10 +82,12 @@ class Session:
         :param piece_mb: size of each of the three read buffers.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
+        :param on_progress: told the share of resident weights that is loaded, 0 to 1, ascending;
+            what it raises ends the loading.
         :raises BundleError, MemoryBudgetError, ReadError: see errors.py.
         :raises ValueError: for a policy, sparsity or device that doesn't exist.
         """
-        _check_policy(policy, sparsity, text_sparsity, deadline_ms)
+        check_request(policy, sparsity, text_sparsity, deadline_ms)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -123,8 +111,10 @@ class Session:
             plan = MemoryPlan(bundle.resident_bytes, streamer.buffer_bytes,
                               kv_bytes(text, context, dtype))
             plan.check(memory_budget_mb)
-            model, groups = build_model(bundle, config, streamer, device)
-            return cls(bundle, config, model, groups, streamer, reader, plan, context, note)
+            memory = KvMemory(text, context, dtype, device)
+            model, groups = build_model(bundle, config, streamer, device, on_progress)
+            return cls(bundle, config, model, groups, streamer, reader, memory, plan,
+                       memory_budget_mb, note)
         except BaseException:
             reader.close()
             raise
@@ -171,99 +161,87 @@ class Session:
         wanted = [new if new is not None else old for new, old in (
             (policy, now.policy), (sparsity, now.sparsity), (text_sparsity, now.text_sparsity),
             (deadline_ms, now.deadline_ms))]
-        _check_policy(*wanted)
+        check_request(*wanted)
         self._streamer.abandon()
         now.configure(*wanted)
 
     def memory(self) -> dict[str, float]:
         """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""
         return {'resident': self.plan.resident / MIB, 'buffers': self.plan.buffers / MIB,
-                'kv_cache': self.plan.kv_cache / MIB, 'total': self.plan.total / MIB,
-                'flash': self.bundle.flash_bytes / MIB}
+                'kv_cache': self.plan.kv_cache / MIB, 'key_copies': self.plan.key_copies / MIB,
+                'total': self.plan.total / MIB, 'flash': self.bundle.flash_bytes / MIB}
 
-    def prepare(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    def can_say(self, name: str) -> bool:
+        """Whether the model's vocabulary has the words of a name; where not, it isn't told."""
+        return self._prompts.can_say(name)
+
+    def prepare(self, prompt: str, images: Sequence[np.ndarray],
+                names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         """Return the model's inputs for a question, on the session's device.
 
         :raises RequestError: for an empty prompt or an image that isn't uint8 [h, w, 3].
         """
-        if not prompt.strip():
-            raise RequestError('the prompt is empty: ask a question')
-        for number, image in enumerate(images, start=1):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise RequestError(f'image {number} is {image.dtype} {list(image.shape)}: uint8 '
-                                   '[height, width, 3] RGB is needed')
-            if 0 in image.shape:
-                raise RequestError(f'image {number} is empty ({image.shape[1]} x '
-                                   f'{image.shape[0]} pixels)')
-        # A placeholder typed by the user would ask for pixels that aren't there.
-        for token in self._prompts.visual_ids:
-            text = self._prompts.tokenizer.convert_ids_to_tokens(token)
-            if text in prompt:
-                raise RequestError(f'the prompt contains {text}, which is reserved for images')
-        inputs = self._prompts.build(prompt, images)
-        return {k: v.to(self._model.device, self._model.dtype) if v.is_floating_point()
-                else v.to(self._model.device) for k, v in inputs.items()}
+        return self._inputs.question(prompt, images, names)
 
     @torch.inference_mode()
-    def ask(self, prompt: str, images: Sequence[np.ndarray], *, max_new_tokens: int = 32,
+    def ask(self, prompt: str, images: Sequence[np.ndarray], *,
+            names: Sequence[str] | None = None, max_new_tokens: int = 32,
             deadline: float | None = None,
             on_step: Callable[[StepTelemetry], None] | None = None,
+            on_progress: Progress | None = None,
             cancelled: Callable[[], bool] | None = None) -> Answer:
-        """Answer a question about images.
+        """Answer a question about images. A stream, where there is one, stays as it is.
 
         :param images: uint8 [height, width, 3] RGB each, in the order the prompt counts them.
+        :param names: told to the model ahead of each image, where it has the words (`can_say`);
+            '' for none.
         :param deadline: seconds from now; when it comes, the answer is what there is by then.
         :param on_step: called with each step's bill as the step ends.
-        :param cancelled: asked between reads; a true answer ends the work.
+        :param on_progress: called with stage ('preprocess', 'vision' where there are images,
+            'prefill', 'decode'), its progress from 0 to 1 and the text so far: at each stage's
+            start, within prefill, and after each token.
+        :param cancelled: asked every few milliseconds; a true answer ends the work.
         :raises RequestError: for a question that can't be answered as asked.
         :raises ReadError: when reading from flash fails; the session stays usable.
         """
-        started = time.monotonic()
-        inputs = self.prepare(prompt, images)
-        asked = inputs['input_ids'].shape[1]
-        if asked + max_new_tokens > self.context:
-            raise RequestError(
-                f'the question needs {asked} tokens and {max_new_tokens} more for the answer, '
-                f'the context holds {self.context}: fewer or smaller images, or fewer new tokens')
-        preprocess = time.monotonic() - started
+        behind = self._memory.cache(0 if self._stream is None else self._stream.tokens)
+        return self._runner.answer(
+            lambda: self._inputs.whole(prompt, images, names), behind, 0,
+            max_new_tokens=max_new_tokens, deadline=deadline, on_step=on_step,
+            on_progress=on_progress, cancelled=cancelled)
 
-        def check() -> None:
-            if deadline is not None and time.monotonic() - started > deadline:
-                raise _Stopped('deadline')
-            if cancelled is not None and cancelled():
-                raise _Stopped('cancelled')
+    def stream(self, window: int, cameras: int = 1) -> Stream:
+        """Begin a stream of frames in the session's own memory; an earlier one ends.
 
-        tokens = _Tokens()
-        self._generation.max_new_tokens = max_new_tokens
-        self._streamer.check = check
-        self._clock.start(on_step)
-        try:
-            self._model.generate(**inputs, generation_config=self._generation, streamer=tokens)
-            reason = 'stop' if tokens.ids[-1] in self._stops else 'length'
-        except _Stopped as stop:
-            reason = str(stop)
-            self._abandon()
-        except BaseException:
-            self._abandon()
-            raise
-        finally:
-            self._streamer.check = lambda: None
-        ids = [t for t in tokens.ids if t not in self._stops]
-        clock = self._clock
-        timing = Timing(preprocess, clock.vision_seconds, clock.prefill_seconds,
-                        clock.decode_seconds, time.monotonic() - started)
-        text = self._prompts.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return Answer(text, clock.confidence(len(tokens.ids)), len(ids), reason, timing,
-                      StepTelemetry.total(clock.steps), clock.steps)
+        :param window: frames kept of each camera, the last ones.
+        :param cameras: how many there are at most. With several, a frame may leave from between
+            others; those ahead of it keep a copy of their keys, up to half the KV cache.
+        :raises ValueError: for a window or cameras below 1.
+        :raises MemoryBudgetError: where the copies don't fit the budget the session was opened
+            with.
+        :raises ModelError: where the model's rotary positions or chat template don't allow it.
+        """
+        plan = replace(self.plan, key_copies=self.plan.kv_cache // 2 if cameras > 1 else 0)
+        plan.check(self._budget_mb)
+        stream = Stream(window, cameras, self._memory, self._runner, self._inputs,
+                        KeyRotation(self._model, self._memory.head))
+        self.plan = plan
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = stream
+        return stream
 
     def close(self) -> None:
         """Free the model, the buffers and the reader. A second call does nothing."""
         if self._reader is None:
             return
+        if self._stream is not None:
+            self._stream.close()
+        self._runner.close()
         self._streamer.close()
         self._reader.close()
-        self._model = self._streamer = self._reader = self._clock = None
-        self._groups = []
+        self._model = self._streamer = self._reader = self._memory = self._runner = None
+        self._stream = None
 
     def __enter__(self) -> Session:
         return self
@@ -271,28 +249,20 @@ class Session:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _abandon(self) -> None:
-        """Put everything back in order after a step that didn't end."""
-        self._streamer.abandon()
-        for group in self._groups:
-            group.forget()
 
-    def _greedy_decoding(self) -> GenerationConfig:
-        """Return plain greedy decoding with the model's own end tokens."""
-        try:
-            own = GenerationConfig.from_pretrained(self.bundle.path, local_files_only=True)
-        except OSError:
-            own = GenerationConfig.from_model_config(self.config)
-        stops = own.eos_token_id
-        if stops is None:
-            stops = self._prompts.tokenizer.eos_token_id
-        if stops is None:
-            raise BundleError(f'{self.bundle.path}: neither generation_config.json nor the '
-                              'tokenizer names an end token')
-        self._stops = set(stops if isinstance(stops, list) else [stops])
-        pad = own.pad_token_id if own.pad_token_id is not None else min(self._stops)
-        return GenerationConfig(do_sample=False, num_beams=1, eos_token_id=sorted(self._stops),
-                                pad_token_id=pad)
+def _stop_tokens(bundle: Bundle, config, prompts: PromptBuilder) -> set[int]:
+    """Return the model's own end tokens."""
+    try:
+        own = GenerationConfig.from_pretrained(bundle.path, local_files_only=True)
+    except OSError:
+        own = GenerationConfig.from_model_config(config)
+    stops = own.eos_token_id
+    if stops is None:
+        stops = prompts.tokenizer.eos_token_id
+    if stops is None:
+        raise BundleError(f'{bundle.path}: neither generation_config.json nor the '
+                          'tokenizer names an end token')
+    return set(stops if isinstance(stops, list) else [stops])
 
 
 def _budgets(bundle: Bundle) -> Budgets:
@@ -300,17 +270,3 @@ def _budgets(bundle: Bundle) -> Budgets:
         return Budgets.from_calibration(bundle.calibration)
     except ValueError as error:
         raise BundleError(f'{bundle.path}: {error}; calibrate it again') from error
-
-
-def _check_policy(policy: str, sparsity: float, text_sparsity: float,
-                  deadline_ms: float) -> None:
-    if policy not in POLICIES:
-        raise ValueError(f"unknown policy '{policy}': choose one of {', '.join(POLICIES)}")
-    for name, value in (('sparsity', sparsity), ('text_sparsity', text_sparsity)):
-        if not (0 <= value < 1) or math.isnan(value):
-            raise ValueError(f'{name} is {value}: it must be at least 0 and below 1')
-    if not (0 <= deadline_ms < math.inf):
-        raise ValueError(f'deadline_ms is {deadline_ms}: it must be at least 0 (0: none)')
-    if deadline_ms and policy == 'dense':
-        raise ValueError("policy 'dense' reads everything and can't keep deadline_ms: choose "
-                         "'optimal'")

@@ -1,10 +1,9 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where steps begin and end: hooks on the model that keep time and close each step's bill."""
+"""Where a step begins and ends: a step is one pass through the decoder, the vision tower ahead."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -15,53 +14,58 @@ from neuron_chunk_ros.model.telemetry import StepTelemetry
 
 
 class StepClock:
-    """Times vision and decoder of each pass, and remembers how sure each token was."""
+    """Times vision and decoder of each pass, opens and closes its bill."""
 
-    def __init__(self, model, streamer: Streamer, visual_ids: tuple[int, ...]):
-        self._streamer, self._visual_ids = streamer, visual_ids
-        model.register_forward_pre_hook(self._model_begins, with_kwargs=True)
-        model.register_forward_hook(self._model_ends)
-        model.model.language_model.register_forward_pre_hook(self._decoder_begins)
-        self.start(None)
+    def __init__(self, model, streamer: Streamer):
+        self._streamer = streamer
+        self._hook = model.model.language_model.register_forward_pre_hook(self._decoder_begins)
+        self.stop()
 
     def start(self, on_step: Callable[[StepTelemetry], None] | None) -> None:
         """Begin an answer."""
         self._on_step = on_step
         self.steps: list[StepTelemetry] = []
         self.vision_seconds = self.prefill_seconds = self.decode_seconds = 0.0
-        self._log_probabilities: list[float] = []
-        self._started = time.perf_counter()
 
-    def confidence(self, tokens: int) -> float:
-        """Return the geometric mean of the first `tokens` tokens' probabilities, 0 for none."""
-        mine = self._log_probabilities[:tokens]
-        return math.exp(sum(mine) / len(mine)) if mine else 0.0
+    def stop(self) -> None:
+        """Let go of the callbacks."""
+        self._on_step = self._on_decoder = self._expected = None
 
-    def _model_begins(self, model, args, kwargs) -> None:
-        ids = kwargs['input_ids']
-        self._tokens = ids.shape[1]
-        self._step = 'prefill' if not self.steps else 'decode'
-        visual = None
-        if self._step == 'prefill':
-            visual = torch.isin(ids[0], torch.tensor(self._visual_ids, device=ids.device))
-        self._streamer.begin(self._step, visual)
+    def expect(self, step: str, visual: torch.Tensor | None,
+               on_decoder: Callable[[], None] | None = None) -> None:
+        """Take the next pass for a step.
 
-    def _decoder_begins(self, module, args) -> None:
-        self._begun = time.perf_counter()
-        if self._step == 'prefill':
-            # generate() may encode the images before it calls the model, so not from there on.
-            self.vision_seconds = self._begun - self._started
+        :param visual: bool [tokens], True at visual tokens; None where there are none.
+        :param on_decoder: called when the vision tower is through.
+        """
+        self._expected, self._on_decoder = (step, visual), on_decoder
+        self._waited = time.perf_counter()
 
-    def _model_ends(self, model, args, out) -> None:
-        # Greedy decoding takes the likeliest token, so its probability is the largest.
-        last = out.logits[0, -1].float()
-        self._log_probabilities.append(float(last.max() - last.logsumexp(0)))
+    def end(self, tokens: int) -> StepTelemetry:
+        """Close the step's bill and hand it out."""
         seconds = time.perf_counter() - self._begun
-        if self._step == 'prefill':
-            self.prefill_seconds += seconds
-        else:
+        if self._step == 'decode':
             self.decode_seconds += seconds
-        bill = self._streamer.end(self._tokens, seconds)
+        else:
+            self.prefill_seconds += seconds
+        bill = self._streamer.end(tokens, seconds)
         self.steps.append(bill)
         if self._on_step is not None:
             self._on_step(bill)
+        return bill
+
+    def close(self) -> None:
+        """Take the hook off the model."""
+        self._hook.remove()
+
+    def _decoder_begins(self, module, args) -> None:
+        if self._expected is None:
+            return  # not one of our passes
+        self._step, visual = self._expected
+        self._expected = None
+        self._begun = time.perf_counter()
+        if self._step != 'decode':
+            self.vision_seconds += self._begun - self._waited
+        self._streamer.begin(self._step, visual)
+        if self._on_decoder is not None:
+            self._on_decoder()

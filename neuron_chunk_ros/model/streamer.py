@@ -9,7 +9,6 @@ need not be chosen first. Memory is the buffers, whatever the model's size.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.model.chooser import Chooser
 from neuron_chunk_ros.model.products import STEP, Products
 from neuron_chunk_ros.model.telemetry import StepTelemetry
@@ -27,6 +25,7 @@ from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
 BUFFERS = 3
+LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
 
 
@@ -50,7 +49,9 @@ class Streamer:
         :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
         """
         self.bundle, self.reader, self.chooser = bundle, reader, chooser
-        self.check: Callable[[], None] = lambda: None  # may raise to stop a step midway
+        # May raise to stop a step midway; looked at between pieces and while waiting for one.
+        self.check: Callable[[], None] = lambda: None
+        self.on_group: Callable[[float], None] | None = None  # told the share of a step's groups
         # What the reader may need for a run beyond its bytes: two blocks, and up to a page.
         self._slack = 2 * max(reader.block_size, 512) + 4096
         least = max(g.row_bytes for g in bundle.groups.values()) + self._slack
@@ -79,6 +80,7 @@ class Streamer:
 
         :param visual: bool [tokens], True at visual tokens; None where there are none.
         """
+        self._groups_done = 0
         self._bill = StepTelemetry(step, backend=self.reader.backend,
                                    direct_io=self.reader.direct, importance_kept=0.0)
         self.chooser.begin(step, visual)
@@ -92,13 +94,18 @@ class Streamer:
         return bill
 
     def abandon(self) -> None:
-        """Forget the reads of an interrupted step."""
-        self._drain()
+        """Take back reads whose rows nobody wants any more.
+
+        What the device has begun is waited for, nothing else.
+        """
+        while self._flights:
+            # Not by dropping the flight: an exception on its way up may still hold it.
+            self._flights.popleft().batch = None
 
     def close(self) -> None:
-        """Wait for reads under way, let go of the buffers."""
-        self._drain()
-        self._views, self._buffers = [], []
+        """Take back reads under way, let go of the buffers."""
+        self.abandon()
+        self._views, self._buffers, self._order = [], [], {}
 
     def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs @ W over the rows the policy chooses.
@@ -114,7 +121,7 @@ class Streamer:
         self._bill.select_seconds += time.perf_counter() - started
         if self._flights and not (self._flights[0].group == group.name and np.array_equal(
                 self._flights[0].rows, waiting[0])):
-            self._drain()  # read ahead for another selection
+            self.abandon()  # read ahead for another selection
         whole, product = len(waiting) == 1, None
         pending = deque(waiting[len(self._flights):])
         for rows in waiting:
@@ -133,6 +140,9 @@ class Streamer:
             self._bill.compute_seconds += time.perf_counter() - started
             self.check()
         self.chooser.done()
+        self._groups_done += 1
+        if self.on_group is not None:
+            self.on_group(self._groups_done / len(self.bundle.groups))
         return product.to(inputs.dtype)
 
     def _as_stored(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
@@ -163,9 +173,11 @@ class Streamer:
 
     def _land(self, group: Group) -> torch.Tensor:
         """Wait for the oldest piece; return its rows [n, columns]."""
-        flight = self._flights.popleft()
+        flight = self._flights[0]
         started = time.perf_counter()
-        stats = flight.batch.wait()
+        while (stats := flight.batch.wait(LOOK_EVERY)) is None:
+            self.check()
+        self._flights.popleft()
         bill = self._bill
         bill.wait_seconds += time.perf_counter() - started
         bill.bytes_read += stats.bytes_read
@@ -188,9 +200,3 @@ class Streamer:
             mine = inputs[:, torch.from_numpy(runs.indices(rows)).to(inputs.device)]
         # The cast does nothing but for float16 on a CPU, whose products only bfloat16 makes fast.
         return self._product(mine, weights.to(inputs.device, inputs.dtype))
-
-    def _drain(self) -> None:
-        """Wait for reads whose rows nobody wants any more; whether they succeed doesn't matter."""
-        while self._flights:
-            with contextlib.suppress(ReadError):
-                self._flights.popleft().batch.wait()

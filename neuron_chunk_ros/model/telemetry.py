@@ -14,7 +14,7 @@ BINS = 24
 class StepTelemetry:
     """One pass through the decoder, or the sum of an answer's passes."""
 
-    step: str                    # 'prefill', 'decode', or 'answer' for a sum
+    step: str                    # 'prefill', 'append', 'decode', or 'answer' for a sum
     tokens: int = 0              # tokens that went through the decoder
     bytes_read: int = 0          # moved from the device, alignment included
     bytes_used: int = 0          # of these, bytes of chosen rows
@@ -59,7 +59,7 @@ class Timing:
     """Where an answer's time went [s]."""
 
     preprocess: float = 0.0      # prompt and pixels
-    vision: float = 0.0          # until the decoder begins
+    vision: float = 0.0          # from there until the decoder begins
     prefill: float = 0.0         # its first pass
     decode: float = 0.0          # its other passes
     total: float = 0.0

@@ -59,15 +59,16 @@ class Batch:
         """Whether wait() would return at once."""
         return self._batch.ready
 
-    def wait(self) -> ReadStats:
+    def wait(self, timeout: float | None = None) -> ReadStats | None:
         """Wait until the extents lie packed in the buffer, and return what was moved.
 
         Returns ReadStats: bytes_wanted, bytes_read (from the device, alignment included),
-        requests, seconds (from submission to the last byte in place). May be called again.
+        requests, seconds (from submission to the last byte in place); None where that isn't so
+        after `timeout` seconds. May be called again.
         Raises ReadError naming path and offset; the reader stays usable.
         """
         with _read_errors():
-            return self._batch.wait()
+            return self._batch.wait(timeout)
 
 
 class Reader:

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine against plain transformers, and what it does when it is stopped or asked wrongly."""
 
+import gc
 import json
 import os
 import shutil
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -312,3 +314,82 @@ def test_timing_accounts_for_the_answer(tiny_bundles, family):
     parts = timing.preprocess + timing.vision + timing.prefill + timing.decode
     assert timing.vision >= slow and timing.prefill < slow
     assert parts <= timing.total and timing.total - parts < slow
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_close_frees_the_model_and_the_buffers(tiny_bundles, family):
+    """At once, without the garbage collector: nothing that is large lies in a cycle."""
+    session = Session.open(tiny_bundles[family], policy='topk', sparsity=0.5)
+    stream = session.stream(window=1)
+    stream.append(pictures(1)[0])
+    steps = []
+    answer = stream.ask('what?', max_new_tokens=3, on_step=steps.append,
+                        on_progress=lambda *_: None, cancelled=lambda: False)
+    session.ask('what?', pictures(1), max_new_tokens=3)
+    late = stream.ask('what?', deadline=0.0)
+    model = session._model
+    large = [weakref.ref(x) for x in (
+        *session._streamer._buffers, *session._memory.keys, *session._memory.values,
+        session._streamer, session._memory, *model.parameters(), *model.buffers())]
+    assert len(large) > 60 and late.finish_reason == 'deadline'
+    del model
+    gc.collect()
+    gc.disable()
+    try:
+        session.close()
+        left = [ref() for ref in large if ref() is not None]
+        assert [type(x).__name__ for x in left] == []
+    finally:
+        gc.enable()
+    assert answer.steps == steps  # what was handed out stays
+
+
+def test_loading_tells_how_far_it_is(tiny_bundles):
+    shares = []
+    with Session.open(tiny_bundles['tiny-llava-onevision'], on_progress=shares.append):
+        pass
+    assert shares[0] == 0 and shares[-1] == 1 and shares == sorted(shares) and len(shares) > 9
+
+    class Enough(Exception):
+        pass
+
+    def stop(share):
+        if share > 0.5:
+            raise Enough
+
+    before = len(os.listdir('/proc/self/fd'))
+    with pytest.raises(Enough):
+        Session.open(tiny_bundles['tiny-llava-onevision'], on_progress=stop)
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+@pytest.mark.parametrize('images', [0, 2])
+def test_progress_goes_through_the_stages(tiny_bundles, images):
+    told = []
+    with Session.open(tiny_bundles['tiny-qwen2-vl']) as session:
+        answer = session.ask('what?', pictures(images), max_new_tokens=5,
+                             on_progress=lambda *words: told.append(words))
+        assert told[0] == ('preprocess', 0.0, '')
+        stages = list(dict.fromkeys(stage for stage, _, _ in told))
+        assert stages == (['preprocess', 'vision', 'prefill', 'decode'] if images
+                          else ['preprocess', 'prefill', 'decode'])
+        prefill = [share for stage, share, _ in told if stage == 'prefill']
+        assert prefill[0] == 0 and prefill[-1] == 1 and prefill == sorted(prefill)
+        tokens = [word for word in told if word[0] == 'decode']
+        assert [share for _, share, _ in tokens] == [(i + 1) / 5 for i in range(len(tokens))]
+        assert len(tokens) == len(answer.steps) and tokens[-1][2] == answer.text
+        assert all(answer.text.startswith(text) for _, _, text in tokens)
+        stream = session.stream(window=1)
+        stream.append(pictures(1)[0])
+        told.clear()
+        stream.ask('what?', max_new_tokens=2, on_progress=lambda *words: told.append(words))
+        assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
+            'preprocess', 'prefill', 'decode']
+
+
+def test_names_must_be_one_each_and_new_tokens_at_least_one(tiny_bundles):
+    with Session.open(tiny_bundles['tiny-llava-onevision']) as session:
+        with pytest.raises(RequestError, match='3 names were given for 2 images'):
+            session.ask('what?', pictures(2), names=['a', 'b', 'c'])
+        with pytest.raises(RequestError, match='max_new_tokens is 0'):
+            session.ask('what?', pictures(1), max_new_tokens=0)

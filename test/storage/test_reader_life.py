@@ -233,6 +233,48 @@ def test_ctrl_c_ends_a_wait(disk_file):
     assert done.stdout.startswith('interrupted True'), done
 
 
+UNANSWERED = '''
+import os, sys, time
+from neuron_chunk_ros.storage.reader import Reader
+reader = Reader([sys.argv[1]], 'io_uring', 'off')
+fd = [int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')
+      and os.readlink(f'/proc/self/fd/{n}') == sys.argv[1]][0]
+read_end, write_end = os.pipe()
+os.dup2(read_end, fd)  # a device that does not answer
+batch = reader.submit(0, [(0, 100)], reader.allocate(4096))
+for timeout in (0, -1, float('nan'), 0.02, 0.3):
+    begun = time.monotonic()
+    assert batch.wait(timeout) is None, timeout
+    took = time.monotonic() - begun
+    assert max(timeout, 0) <= took < 5 or timeout != timeout, (timeout, took)
+os.write(write_end, b'x' * 100)
+print(batch.wait(60).bytes_wanted, batch.wait(0).bytes_wanted, batch.wait().bytes_wanted)
+'''
+
+
+@pytest.mark.skipif(not _native.io_uring_available(), reason='io_uring is not available here')
+def test_a_wait_ends_after_its_timeout(disk_file):
+    """Whatever the device does; the batch stays waitable."""
+    done = subprocess.run([sys.executable, '-c', UNANSWERED, str(disk_file)], timeout=60,
+                          capture_output=True, text=True)
+    assert done.stdout == '100 100 100\n', done
+
+
+@backends
+@matrix
+def test_waiting_bit_by_bit(disk_file, backend, direct):
+    with open_reader(disk_file, backend, direct, threads=1, queue_depth=1) as reader:
+        buffer = reader.allocate(8 * MIB)
+        scattered = [(offset, 700) for offset in range(0, 2_900_000, 2500)]
+        batch = reader.submit(0, scattered, buffer)
+        waits = 1
+        while (stats := batch.wait(0.0005)) is None:
+            waits += 1
+        assert stats.bytes_wanted == batch.wait(0).bytes_wanted == 700 * len(scattered)
+        assert bytes(memoryview(buffer)[:stats.bytes_wanted]) == plain_read(disk_file, scattered)
+        assert waits > 1 or direct == 'off'
+
+
 def test_signals_reach_python_not_the_workers(disk_file):
     """SIGINT sent to the process ends up in the main thread whatever the workers do."""
     with Reader([disk_file]) as reader:

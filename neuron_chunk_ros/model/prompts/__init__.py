@@ -5,9 +5,9 @@
 from importlib import import_module
 from pathlib import Path
 
-from neuron_chunk_ros.model.prompts.base import PromptBuilder
+from neuron_chunk_ros.model.prompts.base import Piece, PromptBuilder
 
-__all__ = ['PromptBuilder', 'prompt_builder']
+__all__ = ['Piece', 'PromptBuilder', 'prompt_builder']
 
 # Imported when needed: one family's processors shall not cost another's memory.
 _BUILDERS = {'llava_onevision': 'LlavaOnevisionPrompt', 'qwen2_vl': 'Qwen2VLPrompt'}

@@ -42,12 +42,8 @@ class LlavaOnevisionPrompt(PromptBuilder):
         self.mean = pixels.get('image_mean', _CLIP_MEAN)
         self.std = pixels.get('image_std', _CLIP_STD)
 
-    def build(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """See PromptBuilder.build."""
-        text = self.chat(prompt, len(images))
-        inputs = self.tokenize(text.replace(self.placeholder,
-                                            self.placeholder * self.frame_tokens))
-        if images:
-            frames = np.stack([squash(i, self.size, self.mean, self.std) for i in images])
-            inputs['pixel_values_videos'] = torch.from_numpy(frames)[:, None]
-        return inputs
+    def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """See PromptBuilder.encode."""
+        frames = np.stack([squash(i, self.size, self.mean, self.std) for i in images])
+        return ({'pixel_values_videos': torch.from_numpy(frames)[:, None]},
+                [self.frame_tokens] * len(images))

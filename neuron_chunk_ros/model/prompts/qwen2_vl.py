@@ -25,17 +25,16 @@ class Qwen2VLPrompt(PromptBuilder):
         self.processor = AutoImageProcessor.from_pretrained(
             self.folder, local_files_only=True, backend='pil')
 
-    def build(self, prompt: str, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """See PromptBuilder.encode."""
+        pixels = dict(self.processor(images=list(images), return_tensors='pt',
+                                     input_data_format='channels_last'))
+        merged = self.processor.merge_size ** 2
+        return pixels, (pixels['image_grid_thw'].prod(dim=1) // merged).tolist()
+
+    def build(self, prompt: str, images: Sequence[np.ndarray],
+              names: Sequence[str] = ()) -> dict[str, torch.Tensor]:
         """See PromptBuilder.build."""
-        text = self.chat(prompt, len(images))
-        pixels = {}
-        if images:
-            pixels = dict(self.processor(images=list(images), return_tensors='pt',
-                                         input_data_format='channels_last'))
-            parts = text.split(self.placeholder)
-            counts = pixels['image_grid_thw'].prod(dim=1) // self.processor.merge_size ** 2
-            text = parts[0] + ''.join(self.placeholder * int(n) + part for n, part in zip(
-                counts, parts[1:], strict=True))
-        inputs = self.tokenize(text)
+        inputs = super().build(prompt, images, names)
         inputs['mm_token_type_ids'] = (inputs['input_ids'] == self.visual_ids[0]).long()
-        return inputs | pixels
+        return inputs
