@@ -48,6 +48,7 @@ setup(
         'matplotlib',
         'numpy>=1.26',
         'pillow',
+        'rich>=11',
         'safetensors',
         'tokenizers',
         'torch>=2.4',

@@ -1,137 +1,209 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a question to the engine and back: checks, frames, conversion, publishing, the tally."""
+"""From a question to the model and back: frames, conversion, deadlines, the tally."""
 
-import math
+import copy
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from neuron_chunk_interfaces.srv import Query
+import numpy as np
+from std_msgs.msg import Header
+
+from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.errors import ReadError, RequestError
-from neuron_chunk_ros.node.frames import Frames
+from neuron_chunk_ros.node.annotated import Annotated
+from neuron_chunk_ros.node.cameras import Cameras, Frame
 from neuron_chunk_ros.node.image_conversion import ConversionError, to_rgb
-from neuron_chunk_ros.node.messages import answer_message, newest, telemetry_message
-from neuron_chunk_ros.node.parameters import Settings
+from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.messages import answer_message, newest
+from neuron_chunk_ros.node.question import Outcome, Question
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.worker import QueueFullError, Ticket, Worker
 
-MAX_TOKENS = 4096
+Progress = Callable[[str, float, str], None]
+# How often a waiting asker is looked after [s].
+_POLL = 0.02
+
+
+class LateError(RequestError):
+    """The deadline passed before there was an answer to give."""
+
+
+class CancelledError(RequestError):
+    """The asker, a reset or the node's end cancelled the question; holds what was written."""
+
+    def __init__(self, reason: str, answer: Answer | None = None):
+        super().__init__(reason)
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class _View:
+    """What an answer rests on, in prompt order; `images` is None where the stream has them."""
+
+    headers: list[Header]
+    cameras: list[str]
+    images: list[np.ndarray] | None
 
 
 class Answering:
-    """Answers Query requests with one session, one at a time, in the worker's thread.
+    """Answers questions one at a time in the worker's thread."""
 
-    :param publish_step: takes each step's IoTelemetry message, in the worker's thread.
-    :param publish_answer: takes each Answer message, in the worker's thread.
-    """
+    def __init__(self, model: LoadedModel, cameras: Cameras, worker: Worker, tally: Tally,
+                 logger, publish: Callable[[Answer], None], annotated: Annotated):
+        """`publish`: takes each answer to a request, in the worker's thread."""
+        self._model, self._cameras, self._worker = model, cameras, worker
+        self._settings = model.settings
+        self._tally, self._logger = tally, logger
+        self._publish, self._annotated = publish, annotated
 
-    def __init__(self, session, settings: Settings, frames: Frames, worker: Worker, tally: Tally,
-                 logger, publish_step, publish_answer):
-        self._session = session
-        self._settings = settings
-        self._frames = frames
-        self._worker = worker
-        self._tally = tally
-        self._logger = logger
-        self._publish_step = publish_step
-        self._publish_answer = publish_answer
-        self._configured: dict[str, object] = {}
+    def answer(self, request, on_progress: Progress | None = None,
+               given_up: Callable[[], str] = lambda: '') -> Outcome:
+        """Answer a Query request or an Ask goal; blocks its caller's thread until it is done.
 
-    def query(self, request: Query.Request, response: Query.Response) -> Query.Response:
-        """Answer a service request; blocks its caller's thread until the worker has the answer."""
+        :param on_progress: takes (stage, share done, text so far), in the worker's thread.
+        :param given_up: asked every few ms; a reason it returns cancels the question.
+        """
+        ticket = None
         try:
-            deadline = _check(request)
-            ticket = self._worker.submit(lambda t: self._answer(t, request), deadline)
-            ticket.wait()
+            question = Question.of(request)
+            ticket = self._worker.submit(
+                lambda t: self._work(t, question, on_progress), question.deadline)
+            self._attend(ticket, given_up)
             if ticket.error is not None:
                 raise ticket.error
             if ticket.result is None:
-                raise RequestError(ticket.cancelled)
-            response.answer = ticket.result
-            response.success = True
-            if response.answer.finish_reason == 'deadline':
-                response.message = f'cut short: the deadline of {deadline:g} s passed'
-        except (RequestError, QueueFullError) as error:
-            self._tally.refused()
-            response.message = _line(error)
-        except ReadError as error:
-            self._tally.read_failed(_line(error))
-            self._logger.error(f'reading from flash failed: {_line(error)}')
-            response.message = f'reading from flash failed: {_line(error)}'
+                raise CancelledError(ticket.cancelled)
+            answer = ticket.result
+            late = answer.finish_reason == Answer.FINISH_DEADLINE
+            return Outcome(
+                answer, f'cut short: the deadline of {question.deadline:g} s passed' if late
+                else '')
+        except CancelledError as error:
+            return Outcome(error.answer, str(error), cancelled=True)
         except Exception as error:
-            reason = f'{type(error).__name__}: {_line(error)}'
+            return Outcome(None, self.note(error))
+
+    def note(self, error: Exception) -> str:
+        """Enter a failure in the tally; return the line the asker gets."""
+        line = _line(error)
+        if isinstance(error, LateError):
+            self._tally.missed_deadline(line)
+        elif isinstance(error, (RequestError, QueueFullError)):
+            self._tally.refused(line, overload=isinstance(error, QueueFullError))
+        elif isinstance(error, ReadError):
+            line = f'reading from flash failed: {line}'
+            self._tally.read_failed(_line(error))
+            self._logger.error(line)
+        else:
+            reason = f'{type(error).__name__}: {line}'
+            line = f'question failed: {reason}'
             self._tally.model_failed(reason)
-            self._logger.error(f'question failed: {reason}')
-            response.message = f'question failed: {reason}'
-        return response
+            self._logger.error(line)
+        return line
 
-    def _answer(self, ticket: Ticket, request: Query.Request):
-        queued = ticket.elapsed()
-        messages = list(request.images) or [self._newest_frame()]
-        images = [self._converted(m, own=not request.images) for m in messages]
-        converting = ticket.elapsed() - queued
-        headers = [message.header for message in messages]
-        session, header = self._session, newest(headers)
-        remaining = ticket.remaining()
+    def ask(self, question: Question, elapsed: Callable[[], float] | None = None,
+            on_progress: Progress | None = None,
+            cancelled: Callable[[], str] = lambda: '') -> Answer:
+        """Answer now, in the worker's thread, and publish nothing.
+
+        :param elapsed: seconds since the question arrived; None: it arrives now.
+        :raises RequestError, LateError, CancelledError, ReadError: see `answer`.
+        """
+        began = time.monotonic()
+        elapsed = elapsed or (lambda: time.monotonic() - began)
+        queued = elapsed()
+        view = self._look(question)
+        converting = elapsed() - queued
+        remaining = None if question.deadline is None else question.deadline - elapsed()
         if remaining is not None and remaining <= 0:
-            raise RequestError(f'the deadline of {ticket.deadline:g} s passed before the question '
-                               f'could be looked at (it waited {queued:.2f} s)')
-        started = time.monotonic()
-        self._follow_settings()
-        answer = session.ask(
-            request.prompt, images, deadline=remaining,
-            max_new_tokens=request.max_new_tokens or self._settings.max_new_tokens,
-            on_step=lambda step: self._publish_step(
-                telemetry_message(step, header, session.model_name, session.policy)),
-            cancelled=lambda: bool(ticket.cancelled))
-        if ticket.cancelled and answer.finish_reason == 'cancelled':
-            raise RequestError(ticket.cancelled)
-        if answer.finish_reason == 'deadline' and not answer.text:
-            raise RequestError(f'the deadline of {ticket.deadline:g} s passed before the first '
-                               'word of the answer')
-        self._tally.answered(answer, time.monotonic() - started)
-        message = answer_message(answer, request.prompt, headers, session, queued, converting)
-        self._publish_answer(message)
+            raise LateError(f'the deadline of {question.deadline:g} s passed before the question '
+                            f'could be looked at (it waited {queued:.2f} s)')
+        options = {
+            'max_new_tokens': question.max_new_tokens or self._settings.max_new_tokens,
+            'deadline': remaining, 'on_progress': on_progress,
+            'on_step': self._model.step_publisher(newest(view.headers)),
+            'cancelled': lambda: bool(cancelled())}
+        if view.images is None:
+            answer = self._model.stream.ask(question.prompt, **options)
+        else:
+            answer = self._model.session.ask(
+                question.prompt, view.images, names=self._model.spoken(view.cameras), **options)
+        message = answer_message(answer, question.prompt, view.headers, self._model.session,
+                                 queued, converting)
+        message.cameras, message.standing = view.cameras, question.standing
+        if answer.finish_reason == Answer.FINISH_CANCELLED:
+            raise CancelledError(cancelled(), message)
+        if answer.finish_reason == Answer.FINISH_DEADLINE:
+            if question.refuse_late:
+                raise LateError(f'the deadline of {question.deadline:g} s passed before the '
+                                'answer was whole')
+            if not answer.text:
+                raise LateError(f'the deadline of {question.deadline:g} s passed before the first '
+                                'word of the answer')
+            self._tally.missed_deadline('answered early')
+        self._tally.answered(answer, elapsed())
+        self._draw(message, view)
         return message
 
-    def _follow_settings(self):
-        """Take over a policy or sparsity that was changed since the last question."""
-        wanted = {name: getattr(self._settings, name)
-                  for name in ('policy', 'sparsity', 'text_sparsity')}
-        if wanted != self._configured:
-            self._session.configure(**wanted)
-            self._configured = wanted
+    def _work(self, ticket: Ticket, question: Question, on_progress: Progress | None) -> Answer:
+        self._model.follow_settings()
+        answer = self.ask(question, ticket.elapsed, on_progress, lambda: ticket.cancelled)
+        self._publish(answer)
+        return answer
 
-    def _newest_frame(self):
-        message = self._frames.newest()
-        if message is None:
-            raise RequestError(f'no frame has come on {self._frames.topic} yet: publish images '
-                               'there or send some with the question')
-        return message
+    def _attend(self, ticket: Ticket, given_up: Callable[[], str]):
+        """Wait for the answer, unless nobody wants it any more or its time is up."""
+        while not ticket.wait(_POLL):
+            reason, remaining = given_up(), ticket.remaining()
+            if reason and not self._worker.withdraw(ticket, reason):
+                ticket.cancelled = reason
+            if remaining is not None and remaining <= 0 and self._worker.withdraw(ticket, 'late'):
+                raise LateError(f'the deadline of {ticket.deadline:g} s passed before the '
+                                'question could be looked at: others were being answered')
 
-    def _converted(self, message, own: bool):
-        """Convert an image; the camera's own (not a request's) count in diagnostics."""
+    def _look(self, question: Question) -> _View:
+        if question.images:
+            images = [to_rgb(message) for message in question.images]
+            return _View([m.header for m in question.images], [''] * len(images), images)
+        stream = self._model.stream
+        if stream is None:
+            frames = self._cameras.newest(question.cameras)
+            return _View([f.header for f in frames], [f.camera for f in frames],
+                         [self.convert(f) for f in frames])
+        if question.cameras:
+            raise RequestError('in stream mode the cameras are seen together: leave cameras empty')
+        frames = [kept.tag for kept in stream.frames]
+        if not frames:
+            self._cameras.newest()  # says which camera is missing, if one is
+            raise RequestError('no frame has gone through the model yet: ask again in a moment')
+        self._cameras.check_age(list({f.camera: f for f in frames}.values()))
+        return _View([f.header for f in frames], [f.camera for f in frames], None)
+
+    def convert(self, frame: Frame):
+        """Return a camera's frame as uint8 [height, width, 3]. Raises ConversionError."""
+        camera = self._cameras[frame.camera]
         try:
-            image = to_rgb(message)
+            image = to_rgb(frame.message)
         except ConversionError as error:
-            if own:
-                self._frames.converted(_line(error))
+            camera.looked_at(_line(error))
             raise
-        if own:
-            self._frames.converted()
+        camera.looked_at()
+        camera.picture = frame, image
         return image
 
-
-def _check(request: Query.Request) -> float | None:
-    """Return the request's deadline in seconds, None for no limit."""
-    if not request.prompt.strip():
-        raise RequestError('the prompt is empty: ask something')
-    if not math.isfinite(request.deadline) or request.deadline < 0:
-        raise RequestError(f'deadline is {request.deadline:g} s: give seconds from the '
-                           "request's arrival, or 0 for no limit")
-    if request.max_new_tokens > MAX_TOKENS:
-        raise RequestError(f'max_new_tokens is {request.max_new_tokens}: at most {MAX_TOKENS}, or '
-                           "0 for the node's own limit")
-    return request.deadline or None
+    def _draw(self, message: Answer, view: _View):
+        if not self._annotated.wanted():
+            return
+        pictures = view.images
+        if pictures is None:
+            # The stream keeps no pixels: the newest of each camera stand for it.
+            shown = [self._cameras[name].picture for name in dict.fromkeys(view.cameras)]
+            message, pictures = copy.copy(message), [image for _, image in shown]
+            message.images = [frame.header for frame, _ in shown]
+            message.cameras = [frame.camera for frame, _ in shown]
+        self._annotated.publish(message, pictures)
 
 
 def _line(error: BaseException) -> str:

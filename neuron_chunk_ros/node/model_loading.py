@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the `model` parameter to a session, with a clear word on paths that aren't bundles."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.node.parameters import ParameterError, Settings
+from neuron_chunk_ros.node.settings import ParameterError, Settings
 
 
 def bundle_path(model: str) -> Path:
@@ -26,9 +27,10 @@ def bundle_path(model: str) -> Path:
     return path
 
 
-def open_session(settings: Settings):
+def open_session(settings: Settings, on_progress: Callable[[float], None] | None = None):
     """Load the model as the settings say.
 
+    :param on_progress: takes the share that is loaded, 0 to 1.
     :raises NeuronChunkError: no such bundle, a damaged one, one that doesn't fit the budget, or
         a device that doesn't exist.
     """
@@ -38,10 +40,10 @@ def open_session(settings: Settings):
     try:
         return Session.open(
             path, policy=settings.policy, sparsity=settings.sparsity,
-            text_sparsity=settings.text_sparsity,
+            text_sparsity=settings.text_sparsity, deadline_ms=settings.deadline_ms,
             memory_budget_mb=settings.memory_budget_mb or None, max_context=settings.max_context,
             device=settings.device, backend=settings.io_backend,
             direct=settings.direct_io, threads=settings.io_threads,
-            queue_depth=settings.io_queue_depth)
+            queue_depth=settings.io_queue_depth, on_progress=on_progress)
     except ValueError as error:  # such as a device this machine lacks
         raise ParameterError(str(error)) from None

@@ -1,66 +1,140 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node has done so far: answers, refusals, errors. Diagnostics read it."""
+"""What the node has done so far: answers, frames, refusals, errors. Diagnostics read it."""
+
+from __future__ import annotations
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
-_RECENT = 10  # answers
+import numpy as np
+
+if TYPE_CHECKING:
+    from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry
+
+HISTORY = 100  # answers whose latency counts, steps whose reads may count
+RECENT = 10    # answers or frames that count as recent
+# Reads of a few microseconds wait for the processor rather than for the storage, so reads are
+# only compared with the profile where it says that they take this long together [s].
+SLOW_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Recent:
-    """What the newest answers' reads took, and what the storage profile says they take [s]."""
+    """What the newest answers and frames read, in what time, and what the profile foretold [s]."""
 
+    bytes_read: int = 0
     read_seconds: float = 0.0
     profile_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
+class Latency:
+    """From arrival to answer over the last answers, waiting included [s]."""
+
+    p50: float
+    p95: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened and passed."""
+
+    reason: str
+    age: float  # seconds from then to the counts that hold this
+
+
+@dataclass(frozen=True)
 class Counts:
-    """One moment's counts; an error text is empty once a later answer went well."""
+    """One moment's counts; an error text is empty once later work went well."""
 
     answered: int = 0
+    appended: int = 0    # frames into the stream
     refused: int = 0
     failed: int = 0
+    missed: int = 0      # deadlines
     bytes_read: int = 0
-    last_seconds: float = 0.0
-    last_tokens: int = 0
+    last_seconds: float = 0.0          # the last answer: arrival to answer
+    last_tokens_per_second: float = 0.0
     last_bytes_read: int = 0
     last_read_seconds: float = 0.0
+    last_append_seconds: float = 0.0   # the last frame
+    latency: Latency | None = None     # None before the first answer
+    tokens_per_second: float = 0.0     # over recent answers; 0 before the first
     recent: Recent = Recent()
     read_error: str = ''
     model_error: str = ''
+    last_refusal: Event | None = None
+    last_overload: Event | None = None  # the last refusal because of a full queue
+    last_miss: Event | None = None
 
 
 class Tally:
-    """Counts shared by the worker and the executor's threads."""
+    """Counts shared by the worker and the executor's threads.
 
-    def __init__(self):
+    :param clock: tells the seconds that events' ages are measured in.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
         self._lock = threading.Lock()
-        self._counts = Counts()
-        self._recent: deque[Recent] = deque(maxlen=_RECENT)
+        self.clear()
 
     def now(self) -> Counts:
         """Return the counts of this moment."""
-        return self._counts
-
-    def answered(self, answer, seconds: float):
-        """Note an answer (the engine's) that took this long; clears both errors."""
         with self._lock:
-            old, io = self._counts, answer.io
-            self._recent.append(Recent(io.read_seconds, io.profile_seconds))
-            self._counts = replace(
-                old, answered=old.answered + 1, bytes_read=old.bytes_read + io.bytes_read,
-                last_seconds=seconds, last_tokens=answer.tokens, last_bytes_read=io.bytes_read,
-                last_read_seconds=io.read_seconds, recent=_sum(self._recent),
-                read_error='', model_error='')
+            counts, now = self._counts, self._clock()
+            latencies, reads = list(self._latencies), list(self._reads)
+            speeds, events = list(self._speeds), dict(self._events)
+        return replace(
+            counts, latency=_latency(latencies), tokens_per_second=_speed(speeds),
+            recent=_recent(reads),
+            **{name: Event(reason, now - at) for name, (reason, at) in events.items()})
 
-    def refused(self):
-        """Note a question that could not be answered as asked."""
+    def answered(self, answer: Answer, seconds: float):
+        """Note an answer; clears both errors.
+
+        :param seconds: from the question's arrival to the answer, waiting for others included.
+        """
+        io, work = answer.io, (answer.tokens, answer.timing.total)
+        with self._lock:
+            self._latencies.append(seconds)
+            self._speeds.append(work)
+            self._note_reads(io)
+            self._counts = replace(
+                self._counts, answered=self._counts.answered + 1, last_seconds=seconds,
+                last_tokens_per_second=_speed([work]), last_bytes_read=io.bytes_read,
+                last_read_seconds=io.read_seconds)
+
+    def appended(self, step: StepTelemetry, seconds: float):
+        """Note a frame that went into the stream in this time; clears both errors."""
+        with self._lock:
+            self._note_reads(step)
+            self._counts = replace(self._counts, appended=self._counts.appended + 1,
+                                   last_append_seconds=seconds)
+
+    def refused(self, reason: str, overload: bool = False):
+        """Note a question that could not be answered as asked.
+
+        :param overload: too many waited already, which is the node's trouble, not the asker's.
+        """
         with self._lock:
             self._counts = replace(self._counts, refused=self._counts.refused + 1)
+            self._happened('last_refusal', reason)
+            if overload:
+                self._happened('last_overload', reason)
+
+    def missed_deadline(self, reason: str):
+        """Note a question answered early, or not at all, because its time ran out."""
+        with self._lock:
+            self._counts = replace(self._counts, missed=self._counts.missed + 1)
+            self._happened('last_miss', reason)
 
     def read_failed(self, reason: str):
         """Note that reading from flash failed."""
@@ -69,7 +143,7 @@ class Tally:
                 self._counts, failed=self._counts.failed + 1, read_error=reason)
 
     def model_failed(self, reason: str):
-        """Note that answering raised something unforeseen."""
+        """Note that a question or a frame raised something unforeseen."""
         with self._lock:
             self._counts = replace(
                 self._counts, failed=self._counts.failed + 1, model_error=reason)
@@ -78,8 +152,41 @@ class Tally:
         """Start over."""
         with self._lock:
             self._counts = Counts()
-            self._recent.clear()
+            self._latencies: deque[float] = deque(maxlen=HISTORY)
+            self._speeds: deque[tuple[int, float]] = deque(maxlen=RECENT)
+            self._reads: deque[Recent] = deque(maxlen=HISTORY)
+            self._events: dict[str, tuple[str, float]] = {}
+
+    def _note_reads(self, io: StepTelemetry):
+        self._reads.append(Recent(io.bytes_read, io.read_seconds, io.profile_seconds))
+        self._counts = replace(self._counts, bytes_read=self._counts.bytes_read + io.bytes_read,
+                               read_error='', model_error='')
+
+    def _happened(self, name: str, reason: str):
+        self._events[name] = reason, self._clock()
 
 
-def _sum(parts: deque[Recent]) -> Recent:
-    return Recent(sum(p.read_seconds for p in parts), sum(p.profile_seconds for p in parts))
+def _latency(seconds: list[float]) -> Latency | None:
+    if not seconds:
+        return None
+    p50, p95 = np.percentile(seconds, (50, 95))
+    return Latency(float(p50), float(p95), max(seconds))
+
+
+def _speed(work: list[tuple[int, float]]) -> float:
+    """Return tokens per second of (tokens, seconds)."""
+    tokens, seconds = map(sum, zip(*work, strict=True)) if work else (0, 0.0)
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def _recent(reads: list[Recent]) -> Recent:
+    """Add up the newest reads; as many more as it takes to compare them with the profile."""
+    newest = reversed(reads)
+    taken = list(islice(newest, RECENT))
+    foretold = sum(r.profile_seconds for r in taken)
+    for more in newest:
+        if foretold >= SLOW_SECONDS:
+            break
+        taken.append(more)
+        foretold += more.profile_seconds
+    return Recent(sum(r.bytes_read for r in taken), sum(r.read_seconds for r in taken), foretold)

@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `vlm_node` command: loads the model, spins the node, ends cleanly."""
+"""The `vlm_node` command: spins the node, starts it unless told otherwise, ends cleanly."""
 
 import atexit
 import gc
@@ -8,22 +8,25 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import rclpy
 from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from neuron_chunk_ros.errors import NeuronChunkError
-from neuron_chunk_ros.node.model_loading import open_session
-from neuron_chunk_ros.node.parameters import declare
+from neuron_chunk_ros.node.lifecycle import GRACE, VlmNode
+from neuron_chunk_ros.node.process_memory import limit_arenas
 from neuron_chunk_ros.node.vlm import Vlm
 
-# Launch sends SIGTERM five seconds after SIGINT: be done before that.
-_GRACE = 4.0
 # How long the executor may take to notice that it should end [s].
 _SPIN = 0.2
+# What the executor leaves to its threads after each turn [s]. rclpy hands a callback to them again
+# and again until one has begun it, and holds them up by that for a quarter of a second.
+_PAUSE = 1e-4
 
 
 class _Signals:
@@ -74,6 +77,7 @@ class _Spinner:
         try:
             while not self._ending:
                 self._executor.spin_once(timeout_sec=_SPIN)
+                time.sleep(_PAUSE)
         except Exception as error:
             self.error = error
             self._on_failure()
@@ -81,22 +85,30 @@ class _Spinner:
     def end(self):
         """Stop spinning; callbacks that are running go on to their end."""
         self._ending = True
-        self._thread.join(_GRACE)
+        self._thread.join(GRACE)
 
 
-def _load_and_spin(node: Node, signals: _Signals) -> int:
+def _start(node: VlmNode) -> bool:
+    """Configure and activate; False, with the reason logged, where that fails."""
+    for transition in (node.trigger_configure, node.trigger_activate):
+        if transition() != TransitionCallbackReturn.SUCCESS:
+            node.get_logger().fatal(node.error)
+            return False
+    return True
+
+
+def _run(node: VlmNode, signals: _Signals) -> int:
     logger = node.get_logger()
-    settings = declare(node)
-    logger.info(f"loading model '{settings.model}'")
-    session = open_session(settings)
-    vlm = Vlm(node, session, settings)
-    signals.loaded()
-    spinner = _Spinner(node, Vlm.executor_threads(settings), signals.stop)
-    logger.info(f"ready: model '{session.model_name}', policy {session.policy}, "
-                f'sparsity {session.sparsity:g}')
-    signals.wait()
-    ended = vlm.close(_GRACE)
-    spinner.end()
+    spinner = _Spinner(node, Vlm.executor_threads(node.settings.queue_limit), signals.stop)
+    started = False
+    try:
+        started = not node.settings.autostart or _start(node)
+        signals.loaded()
+        if started:
+            signals.wait()
+        ended = node.close('the node is shutting down')
+    finally:
+        spinner.end()
     if spinner.error is not None:
         logger.fatal(f'executor failed: {type(spinner.error).__name__}: {spinner.error}')
         return 1
@@ -106,21 +118,21 @@ def _load_and_spin(node: Node, signals: _Signals) -> int:
         sys.stderr.flush()
         # The worker is deep in a computation that nothing can interrupt.
         os._exit(0)
-    session.close()
-    return 0
+    return 0 if started else 1
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
     signals = _Signals()
+    limit_arenas()
     # Read when torch is loaded. By default its threads spin while they wait for each other, and
     # on a robot whose cores are shared that made answers thirty times slower.
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     node = None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        node = Node('vlm')
-        return _load_and_spin(node, signals)
+        node = VlmNode()
+        return _run(node, signals)
     except KeyboardInterrupt:
         return 0
     except NeuronChunkError as error:
@@ -136,6 +148,9 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _leave(node: Node | None):
+    # The interpreter is giving our handlers up; another Ctrl-C would kill it half-way.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if node is not None:
         node.destroy_node()
     rclpy.try_shutdown()

@@ -1,17 +1,27 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""One thread that answers questions in turn, so that no ROS callback ever computes."""
+"""One thread that does all the computing in turn, so that no ROS callback ever computes."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 from neuron_chunk_ros.errors import NeuronChunkError
 
 
 class QueueFullError(NeuronChunkError):
     """As many questions wait as may."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the worker has to do; chores, which make room for each other, don't count."""
+
+    running: bool
+    waiting: int
+    limit: int
 
 
 class Ticket:
@@ -43,18 +53,25 @@ class Ticket:
                 self.error = error
         self._done.set()
 
-    def wait(self):
-        """Block until the work is done or was cancelled while it waited."""
-        self._done.wait()
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the work is done or was withdrawn; False where it isn't in time [s]."""
+        return self._done.wait(timeout)
 
 
 class Worker:
-    """Runs tickets one at a time, oldest first; survives whatever they raise."""
+    """Runs questions one at a time, oldest first, and chores in between; survives what they raise.
+
+    Chores (a frame to append, a standing prompt) have a place each: a newer one takes the place of
+    an older one of the same kind that still waits. Questions go first, but after each of them one
+    chore has its turn, so that questions without end don't stop the frames.
+    """
 
     def __init__(self, queue_limit: int):
         self._limit = queue_limit
-        self._waiting: deque[Ticket] = deque()
+        self._questions: deque[Ticket] = deque()
+        self._chores: dict[Hashable, Callable[[], None]] = {}
         self._running: Ticket | None = None
+        self._chore_next = False
         self._closing = ''
         self._changed = threading.Condition()
         # A daemon, so that a step that takes minutes can't hold up the process's end.
@@ -62,7 +79,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Callable[[Ticket], object], deadline: float | None = None) -> Ticket:
-        """Queue the work and return at once.
+        """Queue a question and return at once.
 
         :param deadline: seconds from now, None for no limit.
         :raises QueueFullError: too many are waiting, or the worker is closing.
@@ -70,27 +87,53 @@ class Worker:
         with self._changed:
             if self._closing:
                 raise QueueFullError(self._closing)
-            if len(self._waiting) >= self._limit:
+            if len(self._questions) >= self._limit:
                 raise QueueFullError(
-                    f'busy: {len(self._waiting)} questions are waiting already (queue_limit); '
+                    f'busy: {len(self._questions)} questions are waiting already (queue_limit); '
                     'ask again later')
             ticket = Ticket(work, deadline)
-            self._waiting.append(ticket)
+            self._questions.append(ticket)
             self._changed.notify()
         return ticket
 
-    def load(self) -> tuple[bool, int]:
-        """Return whether a ticket is running, and how many wait."""
+    def offer(self, kind: Hashable, chore: Callable[[], None]) -> bool:
+        """Have a chore done once; False where it took the place of one that still waited.
+
+        :param chore: must not raise.
+        """
         with self._changed:
-            return self._running is not None, len(self._waiting)
+            replaced = kind in self._chores
+            if not self._closing:
+                self._chores[kind] = chore
+                self._changed.notify()
+            return not replaced
+
+    def load(self) -> Load:
+        """Return what is running and waiting now."""
+        with self._changed:
+            return Load(self._running is not None, len(self._questions), self._limit)
+
+    def withdraw(self, ticket: Ticket, reason: str) -> bool:
+        """Take a question that still waits out of the queue; False where it doesn't wait."""
+        with self._changed:
+            if ticket not in self._questions:
+                return False
+            self._questions.remove(ticket)
+            ticket.cancelled = reason
+        ticket.run()
+        return True
 
     def cancel(self, reason: str) -> int:
-        """Cancel what runs and what waits; return how many tickets that were."""
+        """Cancel all questions and forget the chores; return how many questions that were."""
         with self._changed:
-            tickets = [*self._waiting, *([self._running] if self._running else [])]
-            for ticket in tickets:
+            waiting, running = list(self._questions), self._running
+            self._questions.clear()
+            self._chores.clear()
+            for ticket in (*waiting, *([running] if running else [])):
                 ticket.cancelled = reason
-            return len(tickets)
+        for ticket in waiting:
+            ticket.run()
+        return len(waiting) + (running is not None)
 
     def close(self, reason: str, timeout: float) -> bool:
         """Cancel everything, take nothing more and wait for the thread's end.
@@ -104,13 +147,28 @@ class Worker:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    @property
+    def closing(self) -> str:
+        """Why nothing more is taken; empty as long as the worker works."""
+        return self._closing
+
     def _serve(self):
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
+                self._changed.wait_for(
+                    lambda: self._questions or self._chores or self._closing)
+                chore = None
+                if self._chores and (self._chore_next or not self._questions):
+                    chore = self._chores.pop(next(iter(self._chores)))
+                    self._chore_next = False
+                elif self._questions:
+                    self._running = self._questions.popleft()
+                    self._chore_next = True
+                else:
                     return
-                self._running = self._waiting.popleft()
+            if chore is not None:
+                chore()
+                continue
             self._running.run()
             with self._changed:
                 self._running = None

@@ -9,11 +9,16 @@ import time
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry
 from neuron_chunk_interfaces.srv import Query
 from neuron_chunk_ros.node.demo.child_process import ChildProcess
@@ -74,17 +79,31 @@ class Client:
 class VlmProcess:
     """A vlm node under its own name, so that several can live side by side."""
 
-    def __init__(self, client, name, **parameters):
+    def __init__(self, client, name, cameras=(), **parameters):
         self.client, self.name = client, name
-        arguments = ['-r', f'__node:={name}', '-r', f'image:={name}/image']
+        arguments = ['-r', f'__node:={name}']
+        for topic in [f'{camera}/image' for camera in cameras] or ['image']:
+            arguments += ['-r', f'{topic}:={name}/{topic}']
+        if cameras:
+            parameters['cameras'] = list(cameras)
         for key, value in parameters.items():
             arguments += ['-p', f'{key}:={value}']
+        self.arguments = arguments
         self.process = ChildProcess('neuron_chunk_ros.node.vlm_node', arguments, {})
         node = client.node
-        self._query = node.create_client(Query, f'{name}/query')
-        self._reset = node.create_client(Trigger, f'{name}/reset')
+        self._clients = {
+            'query': node.create_client(Query, f'{name}/query'),
+            'reset': node.create_client(Trigger, f'{name}/reset'),
+            'change_state': node.create_client(ChangeState, f'{name}/change_state'),
+            'get_state': node.create_client(GetState, f'{name}/get_state'),
+            'set': node.create_client(
+                SetParametersAtomically, f'{name}/set_parameters_atomically')}
+        self._ask = None
         kind = CompressedImage if parameters.get('image_transport') == 'compressed' else Image
-        self.images = node.create_publisher(kind, f'{name}/image', 1)
+        self.cameras = {
+            camera: node.create_publisher(kind, '/'.join(filter(None, (name, camera, 'image'))), 1)
+            for camera in cameras or ['']}
+        self.images = next(iter(self.cameras.values()))
         self.answers, self.steps = [], []
         self._subscriptions = [
             node.create_subscription(Answer, f'{name}/answer', self.answers.append, RESULTS),
@@ -102,27 +121,81 @@ class VlmProcess:
         node = self.client.node
         for subscription in self._subscriptions:
             node.destroy_subscription(subscription)
-        node.destroy_publisher(self.images)
-        node.destroy_client(self._query)
-        node.destroy_client(self._reset)
+        for publisher in self.cameras.values():
+            node.destroy_publisher(publisher)
+        for client in self._clients.values():
+            node.destroy_client(client)
+        self.hang_up()
 
     def wait_until_ready(self):
-        """Block until every topic and service is connected."""
-        def ready():
+        """Block until the node is active: every topic and service is connected."""
+        self.wait_until_there()
+
+        def seeing():
             assert self.process.exit_code() is None, self.process.output()
-            return (self._query.service_is_ready() and self._reset.service_is_ready()
-                    and self.images.get_subscription_count()
+            return all(p.get_subscription_count() for p in self.cameras.values())
+        until(seeing, what=f'{self.name} to subscribe')
+
+    def wait_until_there(self):
+        """Block until the node's services answer, in whatever state it is."""
+        def there():
+            assert self.process.exit_code() is None, self.process.output()
+            return (all(client.service_is_ready() for client in self._clients.values())
                     and all(self.client.node.count_publishers(s.topic_name)
                             for s in self._subscriptions))
-        until(ready, what=f'{self.name} to be ready')
+        until(there, what=f'{self.name} to be there')
+
+    def restart(self):
+        """Start the process again, with what it was started with."""
+        self.process = ChildProcess(
+            'neuron_chunk_ros.node.vlm_node', self.arguments, {})
 
     def ask_later(self, prompt='how many things are there?', **fields):
         """Send a question; return its future."""
-        return self._query.call_async(Query.Request(prompt=prompt, **fields))
+        return self._clients['query'].call_async(Query.Request(prompt=prompt, **fields))
 
     def ask(self, prompt='how many things are there?', **fields):
         """Ask and wait for the response."""
         return self.result(self.ask_later(prompt, **fields))
+
+    def send_goal(self, on_feedback=None, prompt='how many things are there?', **fields):
+        """Send a goal to ~/ask; return the handle of the accepted goal."""
+        if self._ask is None:
+            self._ask = ActionClient(self.client.node, Ask, f'{self.name}/ask')
+        until(self._ask.server_is_ready, what='the action server')
+        goal = self.result(self._ask.send_goal_async(
+            Ask.Goal(prompt=prompt, **fields), feedback_callback=on_feedback))
+        assert goal.accepted
+        return goal
+
+    def hang_up(self):
+        """Give up the action client, so that it no longer counts as a listener."""
+        if self._ask is not None:
+            self._ask.destroy()
+            self._ask = None
+
+    def set(self, **values):
+        """Set parameters together; return ('' or the reason why not)."""
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        answer = self.result(self._clients['set'].call_async(request)).result
+        assert answer.successful == (not answer.reason)
+        return answer.reason
+
+    def state(self):
+        """Return the label of the node's lifecycle state."""
+        return self.result(
+            self._clients['get_state'].call_async(GetState.Request())).current_state.label
+
+    def change_state(self, transition):
+        """Ask for a lifecycle transition; return whether it succeeded."""
+        return self.result(self.change_state_later(transition)).success
+
+    def change_state_later(self, transition):
+        """Ask for a lifecycle transition; return its future."""
+        request = ChangeState.Request()
+        request.transition.label = transition
+        return self._clients['change_state'].call_async(request)
 
     def result(self, future):
         """Wait for a future's result, as long as the node lives."""
@@ -141,11 +214,11 @@ class VlmProcess:
 
     def reset(self):
         """Call ~/reset and wait for its response."""
-        return self.result(self._reset.call_async(Trigger.Request()))
+        return self.result(self._clients['reset'].call_async(Trigger.Request()))
 
-    def show(self, message):
+    def show(self, message, camera=None):
         """Publish an image and give the node time to take it: best effort tells no more."""
-        self.images.publish(message)
+        (self.images if camera is None else self.cameras[camera]).publish(message)
         time.sleep(0.3)
 
     def status(self, part, accept=lambda status: True):

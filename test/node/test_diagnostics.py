@@ -5,17 +5,21 @@
 import dataclasses
 import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
 from node_client import until
 
 from neuron_chunk_ros.model.session import Session
 from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry, Timing
-from neuron_chunk_ros.node import statuses
+from neuron_chunk_ros.node.diagnostics import statuses
 from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.parameters import PARAMETERS
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
+
+LIMITS = SimpleNamespace(**{p.name: p.default for p in PARAMETERS})
 
 OK, WARN, ERROR, STALE = b'\x00', b'\x01', b'\x02', b'\x03'
 
@@ -32,7 +36,7 @@ def test_names_and_rate(client, vlm):
     assert 2.7 < ticks[3] - ticks[0] < 3.5
     message = client.diagnostics[-1][1]
     assert message.header.stamp.sec > 0
-    for part in ('storage', 'model', 'frames', 'memory'):
+    for part in ('storage', 'model', 'frames', 'memory', 'thermal', 'executor'):
         status = vlm.status(part)
         assert status.hardware_id and status.message
         assert len(values(status)) == len(status.values), 'keys must differ'
@@ -115,7 +119,7 @@ def test_slow_reads_are_told_once_they_weigh_something(measured):
         for read, foretold in answers:
             step = StepTelemetry('answer', read_seconds=read, profile_seconds=foretold)
             tally.answered(Answer('', 1.0, 1, 'stop', Timing(), step, [step]), 1.0)
-        return statuses.storage(tally.now(), measured, 'off')
+        return statuses.storage(tally.now(), measured, 'off', LIMITS)
 
     assert told().level == OK
     assert told((1.4, 1.0)).level == OK, 'within what a busy machine does'
@@ -128,20 +132,20 @@ def test_slow_reads_are_told_once_they_weigh_something(measured):
 
 
 def test_counts_of_slow_reads_are_forgotten_by_clear(measured):
-    tally, step = Tally(), StepTelemetry('answer', read_seconds=9.0, profile_seconds=1.0)
+    tally, step = Tally(), StepTelemetry('answer', read_seconds=3.0, profile_seconds=1.0)
     answer = Answer('', 1.0, 1, 'stop', Timing(), step, [step])
     tally.answered(answer, 1.0)
-    assert statuses.storage(tally.now(), measured, 'off').level == WARN
+    assert statuses.storage(tally.now(), measured, 'off', LIMITS).level == WARN
     tally.clear()
-    assert statuses.storage(tally.now(), measured, 'off').level == OK
+    assert statuses.storage(tally.now(), measured, 'off', LIMITS).level == OK
     tally.answered(dataclasses.replace(answer, io=StepTelemetry('answer')), 1.0)
-    assert statuses.storage(tally.now(), measured, 'off').level == OK
+    assert statuses.storage(tally.now(), measured, 'off', LIMITS).level == OK
 
 
 def test_a_profile_of_other_reads_is_told(tmp_path):
     with Session.open(bundle_path('tabletop'), profile=_profile(tmp_path, direct_io=1),
                       backend='threads', direct='off') as session:
-        status = statuses.storage(Tally().now(), session, 'off')
+        status = statuses.storage(Tally().now(), session, 'off', LIMITS)
     assert status.level == WARN
     assert 'measured with threads direct, reads go by threads buffered' in status.message
     assert '--backend threads --buffered' in status.message

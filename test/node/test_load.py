@@ -30,20 +30,19 @@ def test_diagnostics_tick_during_a_long_answer(client, start, long_answers, pict
     assert response.answer.text and response.answer.timing.total < 10
 
 
-def test_queue_limit_deadline_in_the_queue_and_reset(client, start, long_answers, picture):
+def test_queue_limit_and_reset(client, start, long_answers, picture):
     vlm = start('queueing', queue_limit=LIMIT, **long_answers)
     running, = questions(vlm, picture, 1)
     vlm.wait_for_step(running)
-    late, = questions(vlm, picture, 1, deadline=0.5)
-    waiting = questions(vlm, picture, 1)
+    waiting = questions(vlm, picture, LIMIT)
     assert vlm.status('model', lambda s: s.level == b'\x01').message.startswith('overloaded: 2')
     for _ in range(5):
         response = vlm.ask(images=[picture])
         assert not response.success and 'queue_limit' in response.message
-    assert not running.done() and not late.done()
+    assert not running.done() and not any(w.done() for w in waiting)
     reset = vlm.reset()
     assert reset.success and reset.message.startswith('3 questions cancelled')
-    for future in (running, late, *waiting):
+    for future in (running, *waiting):
         response = vlm.result(future)
         assert not response.success and response.message == 'cancelled by reset'
     values = {v.key: v.value for v in vlm.status('model', lambda s: s.message == 'idle').values}
@@ -54,8 +53,22 @@ def test_queue_limit_deadline_in_the_queue_and_reset(client, start, long_answers
 
 def test_deadline_runs_out_in_the_queue(start, long_answers, picture):
     vlm = start('late', **long_answers)
-    first, = questions(vlm, picture, 1, deadline=2.0)
+    first, = questions(vlm, picture, 1, deadline=3.0)
     vlm.wait_for_step(first)
+    began = time.monotonic()
     response = vlm.ask(images=[picture], deadline=0.5)
-    assert not response.success and 'it waited' in response.message
+    assert not response.success and 'others were being answered' in response.message
+    assert time.monotonic() - began < 1.5, 'who is late is told when the time is up'
+    status = vlm.status('model', lambda s: s.level == b'\x01')
+    assert 'deadline' in status.message
     assert vlm.result(first).answer.finish_reason == 'deadline'
+    values = {v.key: v.value for v in vlm.status('model', lambda s: s.level == b'\x00').values}
+    assert values['deadlines missed'] == '2'
+
+
+def test_refused_rather_than_cut_short(start, long_answers, picture):
+    vlm = start('strict', **long_answers)
+    response, = [vlm.ask(images=[picture], max_new_tokens=3000, deadline=1.0, refuse_late=True)]
+    assert not response.success and response.answer.text == ''
+    assert 'before the answer was whole' in response.message
+    assert vlm.ask(images=[picture], max_new_tokens=1, deadline=30.0, refuse_late=True).success

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from neuron_chunk_ros.node.worker import QueueFullError, Worker
+from neuron_chunk_ros.node.worker import Load, QueueFullError, Worker
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_oldest_first_and_one_at_a_time(worker):
     free, first = hold(worker)
     order = []
     tickets = [worker.submit(lambda _, k=k: order.append(k)) for k in range(2)]
-    assert worker.load() == (True, 2) and order == []
+    assert worker.load() == Load(True, 2, 2) and order == []
     free.set()
     for ticket in (first, *tickets):
         ticket.wait()
@@ -88,3 +88,66 @@ def test_close_refuses_new_work_and_reports_what_does_not_end():
         worker.submit(lambda _: None)
     free.set()
     assert worker.close('closing', 5.0)
+
+
+def test_withdrawing_ends_the_wait_of_a_question_that_waits(worker):
+    free, running = hold(worker)
+    waiting = worker.submit(lambda _: 'never')
+    assert worker.withdraw(waiting, 'never mind') and waiting.wait(0.0)
+    assert (waiting.result, waiting.cancelled) == (None, 'never mind')
+    assert not worker.withdraw(waiting, 'again') and not worker.withdraw(running, 'too late')
+    assert running.cancelled == '' and not running.wait(0.05)
+    free.set()
+    assert running.wait(5.0) and running.result == 'done'
+
+
+def test_a_newer_chore_takes_the_place_of_an_older_one_of_its_kind(worker):
+    free, running = hold(worker)
+    done = []
+    assert worker.offer('left', lambda: done.append('left 1'))
+    assert worker.offer('right', lambda: done.append('right 1'))
+    assert not worker.offer('left', lambda: done.append('left 2'))
+    assert worker.load() == Load(True, 0, 2), 'chores are no questions'
+    free.set()
+    worker.submit(lambda _: None).wait()
+    until_done(worker)
+    assert done == ['left 2', 'right 1']
+
+
+def test_questions_go_first_but_chores_have_their_turn(worker):
+    free, _ = hold(worker)
+    order = []
+    for kind in 'ab':
+        worker.offer(kind, lambda kind=kind: order.append(kind))
+    for k in range(2):
+        worker.submit(lambda _, k=k: order.append(k))
+    free.set()
+    until_done(worker)
+    # The held question has just been answered, so a chore comes next.
+    assert order == ['a', 0, 'b', 1]
+
+
+def test_close_forgets_the_chores():
+    worker = Worker(queue_limit=1)
+    free, running = hold(worker)
+    done = []
+    worker.offer('left', lambda: done.append('left'))
+    free.set()
+    assert worker.close('over', 5.0) and worker.offer('left', lambda: done.append('late'))
+    with pytest.raises(QueueFullError, match='over'):
+        worker.submit(lambda _: None)
+    assert done in ([], ['left'])
+
+
+def until_done(worker):
+    """Wait until the worker has nothing left to do."""
+    ticket = None
+    while ticket is None:
+        try:
+            ticket = worker.submit(lambda _: None)
+        except QueueFullError:
+            time.sleep(0.01)
+    ticket.wait()
+    ended = threading.Event()
+    worker.offer('last', ended.set)
+    assert ended.wait(5.0)

@@ -14,12 +14,13 @@ REQUIREMENTS = ROOT / 'requirements'
 DIRECT = ('build', 'run', 'ros', 'dev')
 PYTHONS = ('3.10', '3.11', '3.12', '3.13')
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'rosbags': 'rosbags-image',
+DISTRIBUTIONS = {'PIL': 'pillow', 'cv2': 'opencv-python-headless',
                  'yaml': 'pyyaml'}
 # Imported where ROS 2 comes from apt; the code does without them elsewhere.
 SYSTEM_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'launch_testing'}
 # Always there with rclpy.
-WITH_RCLPY = {'ament_index_python', 'builtin_interfaces', 'rcl_interfaces', 'std_msgs'}
+WITH_RCLPY = {'action_msgs', 'ament_index_python', 'builtin_interfaces', 'rcl_interfaces',
+               'std_msgs'}
 
 
 def requirements(name):

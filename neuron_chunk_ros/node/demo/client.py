@@ -42,6 +42,8 @@ class DemoClient:
         """Leave ROS."""
         self._ending = True
         self._thread.join(2.0)
+        self._executor.shutdown(1.0)
+        self._node.destroy_node()
         rclpy.try_shutdown()
 
     def wait_until_ready(self, timeout: float):
@@ -51,6 +53,9 @@ class DemoClient:
         """
         self._until(self._next.service_is_ready, timeout, 'the camera')
         self._until(self._query.service_is_ready, timeout, "the node's ~/query service")
+        # Its services are there from the start; it looks at the camera once it is active.
+        self._until(lambda: self._node.count_subscribers('image'), timeout,
+                    'the node to be active')
         self.wait_for_scene(0, timeout)
 
     def wait_for_scene(self, index: int, timeout: float = 10.0):

@@ -27,6 +27,8 @@ ENOUGH = 20
 _READY_TIMEOUT = 180.0
 _ANSWER_TIMEOUT = 60.0
 _FRAME_TIMEOUT = 5.0
+# Larger images fill DDS's shared memory, and everything else then waits for retransmission.
+_CAMERA = ['-p', 'scene_period:=0.0', '-p', 'rate:=30.0', '-p', 'width:=320', '-p', 'height:=240']
 
 
 class DemoError(NeuronChunkError):
@@ -110,12 +112,11 @@ def _converse(options: argparse.Namespace) -> list[Asked]:
               'this machine only)', flush=True)
         node = stack.enter_context(ChildProcess(
             'neuron_chunk_ros.node.vlm_node',
-            ['-p', f'policy:={options.policy}', '-p', f'sparsity:={float(options.sparsity)}',
-             # On a busy machine a frame of 900 kB is easily lost on best effort.
-             '-p', 'qos_overrides./image.subscription.reliability:=reliable'], environment))
+            ['-p', f'policy:={options.policy}', '-p', f'sparsity:={float(options.sparsity)}'],
+            environment))
         camera = stack.enter_context(ChildProcess(
             'neuron_chunk_ros.node.demo.tabletop_publisher',
-            ['-p', f'seed:={options.seed}', '-p', 'scene_period:=0.0'], environment))
+            [*_CAMERA, '-p', f'seed:={options.seed}'], environment))
         client = DemoClient(_watch([node, camera]))
         stack.callback(client.close)
         try:

@@ -24,15 +24,15 @@ from std_srvs.srv import Trigger
 from neuron_chunk_ros.node.demo.scene_stream import nth_scene
 from neuron_chunk_ros.tabletop.scenes import render
 
-WIDTH, HEIGHT = 640, 480
-
 
 class TabletopPublisher(Node):
-    """Publishes `image` (rgb8, 640x480) and `~/scene`; `~/next` shows the next scene."""
+    """Publishes `image` (rgb8) and `~/scene`; `~/next` shows the next scene."""
 
     def __init__(self):
         super().__init__('tabletop_publisher')
         rate = self._declare('rate', 10.0, 'Images per second [Hz].', (0.1, 100.0))
+        self._size = (self._declare('width', 640, 'Width of the images [pixels].', (32, 4096)),
+                      self._declare('height', 480, 'Height of the images [pixels].', (32, 4096)))
         self._seed = self._declare('seed', 0, 'Fixes the stream of scenes.', (0, 2**31 - 1))
         self._frame_id = self.declare_parameter('frame_id', 'tabletop_camera', ParameterDescriptor(
             description='Frame the images claim to be taken in.', read_only=True)).value
@@ -61,7 +61,7 @@ class TabletopPublisher(Node):
     def _show_next(self):
         self._index += 1
         self._scene = nth_scene(self._seed, self._index)
-        pixels = render(self._scene, (WIDTH, HEIGHT))
+        pixels = render(self._scene, self._size)
         # rclpy takes an array.array as it is; anything else is checked byte by byte.
         self._data = array.array('B', pixels.tobytes())
 
@@ -72,8 +72,8 @@ class TabletopPublisher(Node):
         return response
 
     def _publish(self):
-        image = Image(height=HEIGHT, width=WIDTH, encoding='rgb8', step=WIDTH * 3,
-                      data=self._data)
+        width, height = self._size
+        image = Image(height=height, width=width, encoding='rgb8', step=width * 3, data=self._data)
         image.header.stamp = self.get_clock().now().to_msg()
         image.header.frame_id = self._frame_id
         stamp = image.header.stamp

@@ -1,0 +1,62 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""All that exists while the node is active: cameras, the worker, and who gives it work."""
+
+from collections.abc import Callable
+
+from rclpy.node import Node
+
+from neuron_chunk_interfaces.msg import Answer
+from neuron_chunk_ros.node.annotated import Annotated
+from neuron_chunk_ros.node.answering import Answering
+from neuron_chunk_ros.node.cameras import Cameras
+from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.settings import Parameters
+from neuron_chunk_ros.node.standing import Standing
+from neuron_chunk_ros.node.streaming import Streaming
+from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.node.worker import Worker
+
+
+class Active:
+    """Sees and answers from its making to `close`."""
+
+    def __init__(self, node: Node, model: LoadedModel, parameters: Parameters, tally: Tally,
+                 publish: Callable[[Answer], None], annotated: Annotated):
+        """`publish`: takes each answer, in the worker's thread."""
+        logger = node.get_logger()
+        self._tally = tally
+        self._on_view: Callable[[str], None] = lambda camera: None
+        self.worker = Worker(parameters.settings.queue_limit)
+        self.cameras = Cameras(node, parameters, lambda camera: self._on_view(camera))
+        self.answering = Answering(
+            model, self.cameras, self.worker, tally, logger, publish, annotated)
+        self._standing = Standing(model, self.worker, self.answering, logger, publish)
+        self._streaming = None
+        if model.stream is not None:
+            self._streaming = Streaming(model, self.cameras, self.worker, tally, self.answering,
+                                        logger, self._standing.on_view)
+            self._on_view = self._streaming.on_frame
+        else:
+            self._on_view = lambda camera: self._standing.on_view()
+
+    def reset(self) -> int:
+        """Cancel all questions, forget frames and counts; return how many questions that were."""
+        cancelled = self.worker.cancel('cancelled by reset')
+        self.cameras.clear()
+        self._tally.clear()
+        if self._streaming is not None:
+            self.worker.offer('reset', self._streaming.clear)
+        self._standing.clear()
+        return cancelled
+
+    def close(self, reason: str, timeout: float) -> bool:
+        """Take no more frames and questions; those under way are cancelled.
+
+        :return: False where a step hasn't ended within the timeout [s].
+        """
+        self.cameras.close()
+        self._standing.ending = reason
+        if self._streaming is not None:
+            self._streaming.ending = reason
+        return self.worker.close(reason, timeout)

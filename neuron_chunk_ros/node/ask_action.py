@@ -1,0 +1,55 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ~/ask action: an answer that streams in, and can be cancelled."""
+
+from collections.abc import Callable
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+
+from neuron_chunk_interfaces.action import Ask
+from neuron_chunk_ros.node.gone import Gone
+from neuron_chunk_ros.node.question import Outcome
+
+# Results wait this long for who asked to fetch them [s]; a goal's images stay in memory as long.
+_RESULT_TIMEOUT = 30
+
+
+class AskAction:
+    """Serves ~/ask. Each goal waits in a thread of the executor, as questions do.
+
+    A goal that can't be queued is accepted and aborted at once: a refused goal could carry no
+    reason.
+    """
+
+    def __init__(self, node: Node, answer: Callable[..., Outcome]):
+        """`answer`: takes (goal, on_progress, given_up), as Answering.answer does."""
+        self._node, self._answer = node, answer
+        self._server = ActionServer(
+            node, Ask, '~/ask', self._execute, callback_group=ReentrantCallbackGroup(),
+            cancel_callback=lambda _: CancelResponse.ACCEPT, result_timeout=_RESULT_TIMEOUT)
+        self._feedback_topic = node.resolve_topic_name('~/ask') + '/_action/feedback'
+
+    def _execute(self, goal: ServerGoalHandle) -> Ask.Result:
+        def report(stage: str, progress: float, text: str):
+            # Nobody hears of a goal that is over, and rclpy would only complain.
+            if goal.is_active:
+                goal.publish_feedback(
+                    Ask.Feedback(stage=stage, progress=float(progress), text=text))
+
+        report(Ask.Feedback.STAGE_QUEUE, 0.0, '')
+        # Every action client listens to the feedback; those of other goals count as well, so only
+        # when all are gone can this one's be known to be.
+        gone = Gone(lambda: self._node.count_subscribers(self._feedback_topic))
+        outcome = self._answer(goal.request, report, lambda: (
+            'cancelled by who asked' if goal.is_cancel_requested else gone()))
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif outcome.answer is None or outcome.cancelled:
+            goal.abort()
+        else:
+            goal.succeed()
+        return outcome.fill(Ask.Result())
+

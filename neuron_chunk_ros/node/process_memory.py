@@ -1,0 +1,36 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the process takes of the robot's memory, and glibc's allocator told to take less."""
+
+import ctypes
+from pathlib import Path
+
+_M_ARENA_MAX = -8  # malloc.h
+_ARENAS = 2
+
+
+def limit_arenas():
+    """Keep the allocator to two arenas; to be called before threads are started.
+
+    Each of the executor's threads would get one of its own, and keep a camera frame or two of
+    freed memory there: 65 MiB with 1280 x 720.
+    """
+    _call('mallopt', _M_ARENA_MAX, _ARENAS)
+
+
+def give_back_freed():
+    """Hand memory that was freed back to the system."""
+    _call('malloc_trim', 0)
+
+
+def resident_mib() -> tuple[float, float]:
+    """Return the process's resident memory now and at its peak [MiB], Python's included."""
+    found = dict(line.split(':', 1) for line in
+                 Path('/proc/self/status').read_text().splitlines() if ':' in line)
+    return tuple(int(found[key].split()[0]) / 1024 for key in ('VmRSS', 'VmHWM'))
+
+
+def _call(name: str, *arguments: int):
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:  # another C library does without
+        function(*arguments)

@@ -1,0 +1,65 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Standing prompts (parameter `watch`): asked whenever there is something new to see."""
+
+import time
+from collections.abc import Callable
+
+from neuron_chunk_interfaces.msg import Answer
+from neuron_chunk_ros.node.answering import Answering, CancelledError
+from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.question import Question
+from neuron_chunk_ros.node.worker import Worker
+
+_TOLERANCE = 0.1  # of a period: cameras are never quite regular
+
+
+class Standing:
+    """Offers the standing prompts to the worker and asks them there."""
+
+    def __init__(self, model: LoadedModel, worker: Worker, answering: Answering, logger,
+                 publish: Callable[[Answer], None]):
+        """`publish`: takes each answer, in the worker's thread."""
+        self._model, self._worker, self._answering = model, worker, answering
+        self._settings, self._logger, self._publish = model.settings, logger, publish
+        self._asked = -1e9
+        self._texts: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
+        self.ending = ''
+
+    def on_view(self):
+        """Note that there is something new to see; returns at once."""
+        rate, now = self._settings.watch_rate, time.monotonic()
+        if not self._settings.watch or (
+                rate and now - self._asked < (1 - _TOLERANCE) / rate):
+            return
+        self._asked = now
+        for prompt in self._settings.watch:
+            self._worker.offer(('watch', prompt), lambda prompt=prompt: self._ask(prompt))
+
+    def clear(self):
+        """Forget the last answers."""
+        self._texts.clear()
+
+    def _ask(self, prompt: str):
+        """Ask one prompt; keeps the worker alive."""
+        settings = self._settings
+        if prompt not in settings.watch:
+            return  # dropped while it waited
+        try:
+            self._model.follow_settings()
+            answer = self._answering.ask(
+                Question(prompt, standing=True), cancelled=lambda: self.ending)
+        except CancelledError:
+            return
+        except Exception as error:
+            line = self._answering.note(error)
+            if self._errors.get(prompt) != line:  # once, not at each frame
+                self._logger.warning(f"standing prompt '{prompt}' not answered: {line}")
+            self._errors[prompt] = line
+            return
+        self._errors.pop(prompt, None)
+        news = self._texts.get(prompt) != answer.text
+        self._texts[prompt] = answer.text
+        if news or not settings.watch_on_change:
+            self._publish(answer)
