@@ -63,7 +63,7 @@ class Table:
 class Report:
     """All that one run found out."""
 
-    name: str                                    # 'accuracy', 'read' or 'select'
+    name: str                                    # 'accuracy', 'read', 'select' or 'stream'
     facts: Record                                # of the run: command, machine, parameters
     records: dict[str, list[Record]]             # by kind, each written as one CSV
     summary: list[Record]                        # what is asked for, what was reached

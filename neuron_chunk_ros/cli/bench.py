@@ -1,11 +1,12 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk bench accuracy, read, select: the method measured the way its paper does."""
+"""neuron-chunk bench accuracy, read, select, stream: the method measured as its paper does."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def register(subparsers) -> None:
     select = _add(commands, 'select', _select, 'the time that choosing rows takes')
     for command in (accuracy, read, select):
         _shared(command)
+    _register_stream(commands)
 
 
 def _add(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -49,14 +51,39 @@ def _shared(parser: argparse.ArgumentParser) -> None:
                              'else measured first)')
     parser.add_argument('--decoders', type=lambda text: tuple(text.split(',')),
                         metavar='A,B,...', help='whose shapes (default: all four)')
+    _outputs(parser, 'end within two minutes: fewer repeats, shapes and levels')
+
+
+def _outputs(parser: argparse.ArgumentParser, quick: str) -> None:
     parser.add_argument('--repeats', type=_positive, metavar='N',
                         help='measurements that a median is taken of')
-    parser.add_argument('--quick', action='store_true',
-                        help='end within two minutes: fewer repeats, shapes and levels')
+    parser.add_argument('--quick', action='store_true', help=quick)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write every figure there')
     parser.add_argument('--out', type=Path, metavar='DIR',
                         help='write CSV and pictures there (default: docs/benchmarks in a '
                              'checkout, else ./bench; nowhere with --quick)')
+
+
+def _register_stream(commands) -> None:
+    text = 'what appending frames is worth to the questions about them'
+    parser = commands.add_parser('stream', help=text, description=f'Measure {text}.')
+    parser.set_defaults(run=_stream)
+    parser.add_argument('bundle', metavar='BUNDLE', help="a bundle, or 'tabletop'")
+    parser.add_argument('--frames', type=_counts, metavar='A,B,...',
+                        help='frames in view of a question (default: 1,2,4)')
+    parser.add_argument('--policies', metavar='A,B,...',
+                        type=lambda text: tuple(dict.fromkeys(text.split(','))),
+                        help='to choose rows by (default: dense,optimal)')
+    parser.add_argument('--sparsity', type=float, metavar='FRACTION',
+                        help='of the decoder not read for frames and words, of every policy but '
+                             'dense (default 0.5)')
+    parser.add_argument('--deadline-ms', type=float, metavar='MS',
+                        help='have these policies also keep each step to this')
+    _outputs(parser, 'two repeats in place of five')
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(',')}))
 
 
 def _positive(text: str) -> int:
@@ -80,9 +107,7 @@ def _run(args: argparse.Namespace, measure: Callable) -> int:
     for name in args.decoders or ():
         if name not in shapes.DECODERS:
             raise BenchError(f"no decoder '{name}': choose from {', '.join(shapes.DECODERS)}")
-    for path in (args.json, args.out):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f'{path.absolute().parent}: no such folder to write to')
+    _check_outputs(args)
     folder = (args.path or default_folder()).absolute()
     if not folder.is_dir():
         raise BenchError(f'{folder}: no such folder; --path wants one on the storage to measure')
@@ -91,6 +116,17 @@ def _run(args: argparse.Namespace, measure: Callable) -> int:
         facts = {'command': machine.command_line(), 'quick': args.quick,
                  'machine': machine.facts(folder), 'profile': profiles.facts(profile)}
         report = measure(args, folder, profile, facts, progress)
+    return _hand_out(args, report)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    from neuron_chunk_ros.errors import BenchError
+    for path in (args.json, args.out):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise BenchError(f'{path.absolute().parent}: no such folder to write to')
+
+
+def _hand_out(args: argparse.Namespace, report) -> int:
     print(report.text())
     if args.json is not None:
         report.write_json(args.json)
@@ -184,3 +220,28 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
     return accuracy_report.report(options, evaluation, exam, timed, {
         **facts, 'readers': readers, 'repeats': options.repeats, 'seed': options.seed,
         'questions': len(exam), 'frames': exam.frames, 'calibration_samples': options.samples})
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.bench import machine, stream, stream_report
+    _check_outputs(args)
+    bundle = Path(args.bundle)
+    if args.bundle == 'tabletop':
+        from neuron_chunk_ros.tabletop.shipped import bundle_dir
+        bundle = bundle_dir()
+    options = stream.Options(bundle, **{**(dict(repeats=2) if args.quick else {}), **_given(
+        args, frames='frames', policies='policies', sparsity='sparsity',
+        deadline_ms='deadline_ms', repeats='repeats')})
+    with _bars() as progress:
+        measured = stream.measure(options, progress)
+    return _hand_out(args, stream_report.report(options, measured, {
+        'command': _without_bundle(machine.command_line(), args.bundle), 'quick': args.quick,
+        'machine': machine.facts(bundle), 'repeats': options.repeats,
+        'new_tokens': options.new_tokens, 'seed': options.seed}))
+
+
+def _without_bundle(command: str, bundle: str) -> str:
+    """Leave out where a bundle lies, which is the user's affair."""
+    begin, words = shlex.split(command)[:3], shlex.split(command)[3:]
+    return shlex.join(begin + [
+        'BUNDLE' if word == bundle != 'tabletop' else word for word in words])

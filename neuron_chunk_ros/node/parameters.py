@@ -60,7 +60,7 @@ PARAMETERS = (
     Parameter('mode', 'snapshot', 'snapshot: a question looks at the newest frame of each camera. '
               'stream: frames go through the decoder as they come, a question adds its own words.',
               choices=('snapshot', 'stream')),
-    Parameter('window', 4, 'Frames of each camera that stay in view in stream mode.',
+    Parameter('window', 1, 'Frames of each camera that stay in view in stream mode.',
               span=(1, 4096)),
     Parameter('cameras', [''], 'Names of the cameras; none: a single one on the topic image.'),
     Parameter('name_cameras', True, 'Tell the model the name of the camera ahead of each image.'),

@@ -35,11 +35,17 @@ class Standing:
             return
         self._asked = now
         for prompt in self._settings.watch:
-            self._worker.offer(('watch', prompt), lambda prompt=prompt: self._ask(prompt))
+            self._offer(prompt)
 
     def clear(self):
         """Forget the last answers."""
         self._texts.clear()
+
+    def _offer(self, prompt: str):
+        self._worker.offer(('watch', prompt), lambda: self._ask(prompt))
+
+    def _cancelled(self) -> str:
+        return self.ending or ('a question came' if self._worker.preempted() else '')
 
     def _ask(self, prompt: str):
         """Ask one prompt; keeps the worker alive."""
@@ -49,8 +55,10 @@ class Standing:
         try:
             self._model.follow_settings()
             answer = self._answering.ask(
-                Question(prompt, standing=True), cancelled=lambda: self.ending)
+                Question(prompt, standing=True), cancelled=self._cancelled)
         except CancelledError:
+            if not self.ending:
+                self._offer(prompt)
             return
         except Exception as error:
             line = self._answering.note(error)

@@ -38,12 +38,15 @@ class Streaming:
         """Note that a camera has a new frame; returns at once."""
         kind = 'all' if self._together else camera
         if self._due(kind):
-            self._worker.offer(('append', kind), lambda: self._append(kind))
+            self._offer(kind)
 
     def clear(self):
         """Forget every frame; in the worker's thread, between two steps."""
         self._model.stream.clear()
         self._last.clear()
+
+    def _offer(self, kind: str):
+        self._worker.offer(('append', kind), lambda: self._append(kind))
 
     def _due(self, kind: str) -> bool:
         rate = self._settings.frame_rate
@@ -60,10 +63,11 @@ class Streaming:
             frames = [f for f in self._cameras.newest(() if kind == 'all' else (kind,))
                       if self._last.get(f.camera) is not f]
             for frame in frames:
-                self._last[frame.camera] = frame
                 self._append_frame(frame)
             self._error = ''
         except Stopped:
+            if not self.ending:  # a question came; the newest frame goes in after it
+                self._offer(kind)
             return
         except RequestError as error:
             # A bad frame, or one that waits for its fellows: diagnostics tell, the next may fit.
@@ -77,11 +81,16 @@ class Streaming:
 
     def _append_frame(self, frame: Frame):
         began = time.monotonic()
+        self._last[frame.camera] = frame
         image = self._answering.convert(frame)
-        step = self._model.stream.append(
-            image, camera=frame.camera, name=self._model.spoken([frame.camera])[0], tag=frame,
-            on_step=self._model.step_publisher(frame.header),
-            cancelled=lambda: bool(self.ending))
+        try:
+            step = self._model.stream.append(
+                image, camera=frame.camera, name=self._model.spoken([frame.camera])[0], tag=frame,
+                on_step=self._model.step_publisher(frame.header),
+                cancelled=lambda: bool(self.ending) or self._worker.preempted())
+        except Stopped:
+            del self._last[frame.camera]  # not taken after all
+            raise
         self._tally.appended(step, time.monotonic() - began)
 
     def _tell(self, line: str):

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from neuron_chunk_ros.errors import NeuronChunkError
 
+# How long chores make way for questions [s], where those never end.
+PATIENCE = 5.0
+
 
 class QueueFullError(NeuronChunkError):
     """As many questions wait as may."""
@@ -62,16 +65,20 @@ class Worker:
     """Runs questions one at a time, oldest first, and chores in between; survives what they raise.
 
     Chores (a frame to append, a standing prompt) have a place each: a newer one takes the place of
-    an older one of the same kind that still waits. Questions go first, but after each of them one
-    chore has its turn, so that questions without end don't stop the frames.
+    an older one of the same kind that still waits. Questions go first: a running chore should end
+    when one comes (`preempted`), and be offered again. One that has waited for long has its turn,
+    to its end, so that questions without end don't stop the frames.
     """
 
-    def __init__(self, queue_limit: int):
-        self._limit = queue_limit
+    def __init__(self, queue_limit: int, patience: float = PATIENCE):
+        """`patience`: seconds that a chore makes way for questions."""
+        self._limit, self._patience = queue_limit, patience
         self._questions: deque[Ticket] = deque()
         self._chores: dict[Hashable, Callable[[], None]] = {}
+        self._since: dict[Hashable, float] = {}  # when each kind of chore was first offered
         self._running: Ticket | None = None
-        self._chore_next = False
+        self._yielding = False  # whether the running chore makes way for questions
+        self._made_way = False
         self._closing = ''
         self._changed = threading.Condition()
         # A daemon, so that a step that takes minutes can't hold up the process's end.
@@ -105,8 +112,14 @@ class Worker:
             replaced = kind in self._chores
             if not self._closing:
                 self._chores[kind] = chore
+                self._since.setdefault(kind, time.monotonic())
                 self._changed.notify()
             return not replaced
+
+    def preempted(self) -> bool:
+        """Tell the running chore whether it should end and be offered again."""
+        self._made_way = self._yielding and bool(self._questions)
+        return self._made_way
 
     def load(self) -> Load:
         """Return what is running and waiting now."""
@@ -129,6 +142,7 @@ class Worker:
             waiting, running = list(self._questions), self._running
             self._questions.clear()
             self._chores.clear()
+            self._since.clear()
             for ticket in (*waiting, *([running] if running else [])):
                 ticket.cancelled = reason
         for ticket in waiting:
@@ -157,18 +171,29 @@ class Worker:
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._questions or self._chores or self._closing)
-                chore = None
-                if self._chores and (self._chore_next or not self._questions):
-                    chore = self._chores.pop(next(iter(self._chores)))
-                    self._chore_next = False
+                kind = self._next_chore()
+                if kind is not None:
+                    chore = self._chores.pop(kind)
                 elif self._questions:
                     self._running = self._questions.popleft()
-                    self._chore_next = True
                 else:
                     return
-            if chore is not None:
+            if kind is None:
+                self._running.run()
+            else:
                 chore()
-                continue
-            self._running.run()
             with self._changed:
                 self._running = None
+                if kind is not None and not self._made_way:
+                    self._since.pop(kind, None)
+                    if kind in self._chores:  # a newer one came meanwhile
+                        self._since[kind] = time.monotonic()
+
+    def _next_chore(self) -> Hashable | None:
+        """Return the kind of the chore to do now, None where a question goes first."""
+        if not self._chores:
+            return None
+        kind = min(self._chores, key=self._since.__getitem__)
+        self._yielding = time.monotonic() - self._since[kind] < self._patience
+        self._made_way = False
+        return None if self._questions and self._yielding else kind

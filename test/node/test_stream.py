@@ -145,12 +145,12 @@ def test_a_camera_that_goes_and_comes_back(start):
     until(lambda: vlm.show(table('blue', 3)) or vlm.status('frames').level == OK, 5.0,
           'the frames to be fine')
     assert time.monotonic() - back < 2.5
-    assert vlm.ask(QUESTION).answer.text in ('blue', 'red')  # both are in view
-    assert stamps(vlm.ask(QUESTION).answer.images)[0] == 1
+    answer = vlm.ask(QUESTION).answer
+    assert answer.text == 'blue' and stamps(answer.images)[-1] in (2, 3)
 
 
 def test_bad_frames_are_left_out_and_told(start):
-    vlm = start('dirty', mode='stream')
+    vlm = start('dirty', mode='stream', window=2)
     show(vlm, table('red', 1))
     bad = table('red', 2)
     bad.encoding = 'rainbow'

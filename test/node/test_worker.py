@@ -114,17 +114,59 @@ def test_a_newer_chore_takes_the_place_of_an_older_one_of_its_kind(worker):
     assert done == ['left 2', 'right 1']
 
 
-def test_questions_go_first_but_chores_have_their_turn(worker):
+def test_questions_go_first(worker):
     free, _ = hold(worker)
     order = []
     for kind in 'ab':
         worker.offer(kind, lambda kind=kind: order.append(kind))
-    for k in range(2):
-        worker.submit(lambda _, k=k: order.append(k))
+    tickets = [worker.submit(lambda _, k=k: order.append(k)) for k in range(2)]
     free.set()
+    for ticket in tickets:
+        ticket.wait()
     until_done(worker)
-    # The held question has just been answered, so a chore comes next.
-    assert order == ['a', 0, 'b', 1]
+    assert order == [0, 1, 'a', 'b']
+
+
+def test_a_chore_makes_way_for_a_question_until_it_has_waited_too_long():
+    worker, ways, begun = Worker(queue_limit=2, patience=0.5), [], threading.Event()
+
+    def chore():
+        begun.set()
+        ended = time.monotonic() + 0.3
+        while time.monotonic() < ended and not worker.preempted():
+            time.sleep(0.005)
+        made_way = worker.preempted()
+        ways.append('made way' if made_way else 'went on')
+        if made_way:
+            worker.offer('frame', chore)
+
+    worker.offer('frame', chore)
+    assert begun.wait(5.0)
+    began = time.monotonic()
+    while 'went on' not in ways:
+        # Questions without end, each ready before the chore could be.
+        assert worker.submit(lambda _: time.sleep(0.02)).wait(5.0)
+        assert time.monotonic() - began < 5.0
+    assert ways[-1] == 'went on' and ways[:-1] == ['made way'] * (len(ways) - 1) != []
+    assert time.monotonic() - began > 0.45
+    assert worker.close('the test is over', 5.0)
+
+
+def test_a_chore_that_was_not_offered_for_long_has_no_turn_yet():
+    worker = Worker(queue_limit=2, patience=0.2)
+    done = threading.Event()
+    worker.offer('frame', done.set)
+    assert done.wait(5.0)
+    time.sleep(0.3)
+    free, _ = hold(worker)
+    order = []
+    worker.offer('frame', lambda: order.append('frame'))
+    ticket = worker.submit(lambda _: order.append('question'))
+    free.set()
+    ticket.wait()
+    until_done(worker)
+    assert order == ['question', 'frame']
+    assert worker.close('the test is over', 5.0)
 
 
 def test_close_forgets_the_chores():
