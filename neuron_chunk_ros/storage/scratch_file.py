@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
+# Here, not when it is first used: a Ctrl-C that meets its C modules' start gets lost there.
+from numpy.random import SFC64, Generator
 
 from neuron_chunk_ros.errors import ProfileError
 from neuron_chunk_ros.storage.atomic import write_all
@@ -84,7 +85,7 @@ def _nameless(folder: Path) -> int:
 
 
 def _fill(folder: Path, descriptor: int, size: int, seconds: float, progress) -> int:
-    random = np.random.Generator(np.random.SFC64())
+    random = Generator(SFC64())
     end = time.monotonic() + seconds
     done = 0
     try:

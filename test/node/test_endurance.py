@@ -68,7 +68,8 @@ def test_two_minutes_of_30_hz(client, start, camera):
     assert answered > SECONDS / 2 and int(values['frames appended']) > 3 * SECONDS
     # One has left and the next is on its way in, now and then.
     assert values['stream frames'] in ('3', '4') and values['failed'] == '0'
-    assert memory[half:].max() - memory[half] < 16, memory
+    # The allocator keeps a few frames; a leak of one in three seconds would be 55 MiB.
+    assert memory[half:].max() - memory[half] < 36, memory
     assert waiting.max() <= 1, 'questions pile up'
     assert np.median(delay) < 0.05
     # Where processes wait for a processor, callbacks do as well, whatever the node does.

@@ -144,7 +144,9 @@ def check(folder, frames, rate):
         assert float(row['megabytes']) == pytest.approx(answer.io.bytes_read / 1e6, abs=1e-3)
         assert float(row['at']) == pytest.approx((at - BEGIN) / 1e9, abs=1e-3)
     steps = [step for _, step in messages['/vlm/telemetry'] if step.step != 'answer']
-    assert sum(step.bytes_read for step in steps) == sum(a.io.bytes_read for _, a in answers) > 0
+    # A standing prompt that made way for a question has steps, but no answer.
+    billed = sum(a.io.bytes_read for _, a in answers)
+    assert sum(step.bytes_read for step in steps) >= billed > 0
     for at, array in messages.get('/diagnostics', []):
         assert nanoseconds(array.header) == at
         assert all('vlm' in status.name for status in array.status)

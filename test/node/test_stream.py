@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from node_client import image, until
 
-from neuron_chunk_ros.model.session import Session
-from neuron_chunk_ros.node.model_loading import bundle_path
 from neuron_chunk_ros.tabletop.scenes import Scene, Thing, render
 
 OK, WARN, ERROR, STALE = b'\x00', b'\x01', b'\x02', b'\x03'
@@ -233,16 +231,3 @@ def test_annotated_only_for_who_looks(client, vlm):
     drawn = np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
     assert (drawn == pixels('red')[120, 96]).all(axis=2).any()
     client.node.destroy_subscription(subscription)
-
-
-def test_the_engine_gives_what_the_stream_gave(start):
-    """What the node answers is what plain Python answers for the same frames."""
-    vlm = start('plain', mode='stream', window=2)
-    for second, colour in enumerate(('red', 'green', 'blue'), start=1):
-        show(vlm, table(colour, second))
-    answer = vlm.ask(QUESTION).answer
-    with Session.open(bundle_path('tabletop')) as session:
-        stream = session.stream(2)
-        for colour in ('red', 'green', 'blue'):
-            stream.append(pixels(colour))
-        assert stream.ask(QUESTION).text == answer.text
