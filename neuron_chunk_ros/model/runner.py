@@ -162,7 +162,8 @@ class Runner:
             likeliest = logits.max()
             ids.append(int(logits.argmax()))
             likelihood.append(float(likeliest - logits.logsumexp(0)))
-            notify('decode', len(ids) / limit, self._text(ids))
+            if notify is not _nothing:  # the text so far costs more with each token
+                notify('decode', len(ids) / limit, self._text(ids))
             if ids[-1] in self._stops:
                 return 'stop'
             if len(ids) == limit:

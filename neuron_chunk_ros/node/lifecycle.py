@@ -37,6 +37,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._declared = Parameters(self)
         self.settings = self._declared.settings
         self.error = ''  # why the last transition failed
+        self.starting = False  # a transition that fails now ends the process
         # Services run side by side: the state machine alone would let a shutdown overtake a load.
         self._changing = threading.Lock()
         self._vlm = Vlm(self, self._declared, self.state, lambda: self.error)
@@ -103,7 +104,9 @@ class VlmNode(LifecycleNodeMixin, Node):
                 self.error = ' '.join(str(error).split())
             except Exception as error:
                 self.error = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            if not self.settings.autostart:
+            if self.starting:
+                self.get_logger().fatal(self.error)
+            else:
                 self.get_logger().error(f'{name} failed: {self.error}')
             try:
                 undo()

@@ -108,9 +108,11 @@ class Vlm:
 
         :return: False where a step hasn't ended within the timeout [s].
         """
-        if self._active is not None and not self._active.close(reason, timeout):
+        # Out of sight first: diagnostics shall not ask cameras that are being closed.
+        active, self._active = self._active, None
+        if active is not None and not active.close(reason, timeout):
+            self._active = active
             return False
-        self._active = None
         return True
 
     def unload(self):

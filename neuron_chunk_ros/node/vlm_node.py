@@ -90,11 +90,11 @@ class _Spinner:
 
 def _start(node: VlmNode) -> bool:
     """Configure and activate; False, with the reason logged, where that fails."""
-    for transition in (node.trigger_configure, node.trigger_activate):
-        if transition() != TransitionCallbackReturn.SUCCESS:
-            node.get_logger().fatal(node.error)
-            return False
-    return True
+    node.starting = True
+    started = all(transition() == TransitionCallbackReturn.SUCCESS
+                  for transition in (node.trigger_configure, node.trigger_activate))
+    node.starting = False
+    return started
 
 
 def _run(node: VlmNode, signals: _Signals) -> int:
