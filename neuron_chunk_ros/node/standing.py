@@ -2,16 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Standing prompts (parameter `watch`): asked whenever there is something new to see."""
 
-import time
 from collections.abc import Callable
 
 from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.node.answering import Answering, CancelledError
 from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.pace import Pace
 from neuron_chunk_ros.node.question import Question
 from neuron_chunk_ros.node.worker import Worker
-
-_TOLERANCE = 0.1  # of a period: cameras are never quite regular
 
 
 class Standing:
@@ -22,20 +20,16 @@ class Standing:
         """`publish`: takes each answer, in the worker's thread."""
         self._model, self._worker, self._answering = model, worker, answering
         self._settings, self._logger, self._publish = model.settings, logger, publish
-        self._asked = -1e9
+        self._pace = Pace()
         self._texts: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self.ending = ''
 
     def on_view(self):
         """Note that there is something new to see; returns at once."""
-        rate, now = self._settings.watch_rate, time.monotonic()
-        if not self._settings.watch or (
-                rate and now - self._asked < (1 - _TOLERANCE) / rate):
-            return
-        self._asked = now
-        for prompt in self._settings.watch:
-            self._offer(prompt)
+        if self._settings.watch and self._pace.due(self._settings.watch_rate):
+            for prompt in self._settings.watch:
+                self._offer(prompt)
 
     def clear(self):
         """Forget the last answers."""

@@ -3,16 +3,16 @@
 """Stream mode: frames go through the decoder as they come, the newest of each camera at a time."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from neuron_chunk_ros.errors import RequestError, Stopped
 from neuron_chunk_ros.node.answering import Answering
 from neuron_chunk_ros.node.cameras import Cameras, Frame
 from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.pace import Pace
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.worker import Worker
-
-_TOLERANCE = 0.1  # of a period: cameras are never quite regular
 
 
 class Streaming:
@@ -30,14 +30,14 @@ class Streaming:
         self._settings = model.settings
         self._together = bool(model.settings.sync_slop)
         self._last: dict[str, Frame] = {}
-        self._taken: dict[str, float] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._error = ''
         self.ending = ''
 
     def on_frame(self, camera: str):
         """Note that a camera has a new frame; returns at once."""
         kind = 'all' if self._together else camera
-        if self._due(kind):
+        if self._paces[kind].due(self._settings.frame_rate):
             self._offer(kind)
 
     def clear(self):
@@ -47,14 +47,6 @@ class Streaming:
 
     def _offer(self, kind: str):
         self._worker.offer(('append', kind), lambda: self._append(kind))
-
-    def _due(self, kind: str) -> bool:
-        rate = self._settings.frame_rate
-        now = time.monotonic()
-        if rate and now - self._taken.get(kind, -1e9) < (1 - _TOLERANCE) / rate:
-            return False
-        self._taken[kind] = now
-        return True
 
     def _append(self, kind: str):
         """Append the newest frame of a camera, or of all together; keeps the worker alive."""
