@@ -25,7 +25,7 @@ TINY = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 @pytest.fixture(scope='session')
 def tiny_models(tmp_path_factory):
     """Map preset name -> Hugging Face folder (float32). Shared: copy before changing."""
-    from neuron_chunk_ros.model.synthesize import synthesize
+    from neuron_chunk_ros.prepare.synthesize import synthesize
     folder = tmp_path_factory.mktemp('models')
     return {name: synthesize(name, folder / name, dtype='float32', seed=7) for name in TINY}
 
@@ -39,7 +39,7 @@ def tiny_model(request, tiny_models, tmp_path):
 @pytest.fixture(scope='session')
 def tiny_bundles(tiny_models, tmp_path_factory):
     """Map preset name -> bundle folder (float32). Shared: copy before changing."""
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.convert import convert
     folder = tmp_path_factory.mktemp('bundles')
     return {name: convert(model, folder / name).path for name, model in tiny_models.items()}
 
@@ -62,8 +62,8 @@ def large_model(tmp_path_factory):
     """Give the folder of a model of 320 MB, nearly all of it decoder."""
     import dataclasses
 
-    from neuron_chunk_ros.model.presets import PRESETS
-    from neuron_chunk_ros.model.synthesize import synthesize
+    from neuron_chunk_ros.prepare.presets import PRESETS
+    from neuron_chunk_ros.prepare.synthesize import synthesize
     preset = PRESETS['llava-onevision-flash-1gb']
     text = {**preset.config['text_config'], 'num_hidden_layers': 14}
     preset = dataclasses.replace(preset, config={**preset.config, 'text_config': text})

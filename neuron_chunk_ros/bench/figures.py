@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuron_chunk_ros.bench.contenders import CONTENDERS
+from neuron_chunk_ros.bench.contestants import CONTENDERS
 
 # Okabe and Ito's palette; one colour for each policy, one line style for each reader.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PINK = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from neuron_chunk_ros.bench.progress import Progress
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Profile
 from neuron_chunk_ros.storage.profile_file import storage_of
@@ -22,9 +23,9 @@ def profile_for(folder: Path, given: Path | None, quick: bool, progress: Progres
     :raises ProfileError: for a damaged file, or where nothing can be measured.
     """
     if given is not None:
-        return Profile.load(given)
+        return profile_file.load(given)
     if (folder / PROFILE_JSON).is_file():
-        found = Profile.load(folder / PROFILE_JSON)
+        found = profile_file.load(folder / PROFILE_JSON)
         if found.source == 'measured' and storage_of(found).same_storage(device_facts(folder)):
             return found
     from neuron_chunk_ros.storage.measure import FILE_BYTES, SECONDS, measure

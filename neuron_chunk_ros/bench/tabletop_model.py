@@ -56,7 +56,7 @@ def samples(count: int, seed: int, progress: Callable[[], None] = lambda: None
 def recorded(frames: int, seed: int, progress: Callable[[], None] = lambda: None
              ) -> dict[str, np.ndarray]:
     """Return importance by kind of group, nothing skipped: float32 [frames, layers, rows]."""
-    from neuron_chunk_ros.model.calibrate import record_importance
+    from neuron_chunk_ros.prepare.calibrate import record_importance
     asked = samples(frames, seed, progress)
     by_kind: dict[str, list[np.ndarray]] = {}
     for name, found in record_importance(shipped.bundle_dir(), asked).items():
@@ -80,8 +80,8 @@ def calibrated(count: int, seed: int, progress: Callable[[int, int], None]) -> C
 
     :param progress: called with (done, in all), in no unit.
     """
-    from neuron_chunk_ros.model.calibrate import calibrate, record_importance
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.calibrate import calibrate, record_importance
+    from neuron_chunk_ros.prepare.convert import convert
     with tempfile.TemporaryDirectory(prefix='neuron-chunk-bench-') as folder:
         path = convert(shipped.model_dir(), Path(folder) / 'bundle').path
         calibrate(path, samples(count, seed), progress=progress)

@@ -40,7 +40,7 @@ def register(subparsers) -> None:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.model import Session
+    from neuron_chunk_ros import Session
     images = [_picture(path) for path in args.image]
     bundle = args.bundle
     if bundle == 'tabletop':

@@ -165,8 +165,9 @@ def _given(args: argparse.Namespace, **names: str) -> dict:
 
 
 def _read(args: argparse.Namespace, folder: Path, profile, facts: dict, progress):
-    from neuron_chunk_ros.bench import read, read_report
     from neuron_chunk_ros.bench.importance import SOURCES
+    from neuron_chunk_ros.bench.read import measure as read
+    from neuron_chunk_ros.bench.read import report as read_report
     from neuron_chunk_ros.errors import BenchError
     for name in args.sources or ():
         if name not in SOURCES:
@@ -185,7 +186,9 @@ def _read(args: argparse.Namespace, folder: Path, profile, facts: dict, progress
 
 
 def _select(args: argparse.Namespace, folder: Path, profile, facts: dict, progress):
-    from neuron_chunk_ros.bench import read, select, select_report
+    from neuron_chunk_ros.bench.read import measure as read
+    from neuron_chunk_ros.bench.select import measure as select
+    from neuron_chunk_ros.bench.select import report as select_report
     quick = dict(calls=30, frames=40) if args.quick else {}
     options = select.Options(profile, **{**quick, **_given(args, decoders='decoders',
                                                            calls='repeats')})
@@ -196,8 +199,10 @@ def _select(args: argparse.Namespace, folder: Path, profile, facts: dict, progre
 
 
 def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, progress):
-    from neuron_chunk_ros.bench import accuracy, accuracy_report, tabletop_model
-    from neuron_chunk_ros.bench.exam import Exam
+    from neuron_chunk_ros.bench import tabletop_model
+    from neuron_chunk_ros.bench.accuracy import measure as accuracy
+    from neuron_chunk_ros.bench.accuracy import report as accuracy_report
+    from neuron_chunk_ros.bench.accuracy.exam import Exam
     from neuron_chunk_ros.bench.progress import Counter
     quick = dict(decoders=('qwen2-0.5b',), sparsities=(0.0, 0.5, 0.7), repeats=5, scenes=12,
                  samples=6, file_bytes=64 << 20) if args.quick else {}
@@ -223,7 +228,9 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.bench import machine, stream, stream_report
+    from neuron_chunk_ros.bench import machine
+    from neuron_chunk_ros.bench.stream import measure as stream
+    from neuron_chunk_ros.bench.stream import report as stream_report
     _check_outputs(args)
     bundle = Path(args.bundle)
     if args.bundle == 'tabletop':

@@ -50,7 +50,7 @@ def _add(subparsers, name: str, run, text: str) -> argparse.ArgumentParser:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.convert import convert
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
@@ -140,7 +140,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _synthesize(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.model.presets import PRESETS
+    from neuron_chunk_ros.prepare.presets import PRESETS
     if args.preset is None:
         for preset in PRESETS.values():
             text = preset.config['text_config']
@@ -149,7 +149,7 @@ def _synthesize(args: argparse.Namespace) -> int:
         return 0
     if args.model is None:
         args.parser.error('MODEL_DIR is missing')
-    from neuron_chunk_ros.model.synthesize import synthesize
+    from neuron_chunk_ros.prepare.synthesize import synthesize
     with byte_progress('synthesize') as progress:
         folder = synthesize(args.preset, args.model, seed=args.seed, dtype=args.dtype,
                             progress=progress)

@@ -57,7 +57,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     paths = _files(args.images)
     from tqdm import tqdm
 
-    from neuron_chunk_ros.model.calibrate import calibrate
+    from neuron_chunk_ros.prepare.calibrate import calibrate
     prompts = args.prompt or list(_PROMPTS)
     with tqdm(desc='calibrate', disable=None, leave=False,
               bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}') as bar:
@@ -122,7 +122,7 @@ def _picture(path: Path) -> np.ndarray | None:
 def _rewrite(args: argparse.Namespace) -> int:
     if args.order is None and args.layout is None:
         args.parser.error('nothing to change: give --order or --layout')
-    from neuron_chunk_ros.model.rewrite import rewrite
+    from neuron_chunk_ros.prepare.rewrite import rewrite
     with byte_progress('rewrite') as progress:
         bundle = rewrite(args.source, args.target, args.order, args.layout, progress)
     print(f'{bundle.path}: {len(bundle.groups)} groups, {bundle.layout}, {bundle.order} order')

@@ -38,7 +38,7 @@ def _seconds(text: str) -> float:
 
 def _monitor(args: argparse.Namespace) -> int:
     try:
-        from neuron_chunk_ros.node.monitor.runner import run
+        from neuron_chunk_ros.programs.monitor.runner import run
     except ImportError as error:
         raise NeuronChunkError(
             f'monitor needs ROS 2 and rich, and {error.name} is missing: source the setup.bash of '

@@ -94,7 +94,7 @@ def _play(args: argparse.Namespace) -> int:
 
 
 def _play_and_report(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.node.playback import Options, PlayError, Question, play
+    from neuron_chunk_ros.programs.playback import Options, PlayError, Question, play
     if args.node != 'vlm' and not args.live:
         raise PlayError('--node names a node that runs already: give --live, too')
     bag = args.bag

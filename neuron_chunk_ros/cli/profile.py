@@ -50,11 +50,11 @@ def _seconds(text: str) -> float:
 
 
 def _profile(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.storage import profile_file
     from neuron_chunk_ros.storage.measure import FILE_BYTES, measure
-    from neuron_chunk_ros.storage.profile_file import profile_path
     from neuron_chunk_ros.storage.scratch_file import LEAST_BYTES
     folder = Path(os.path.abspath(args.path))
-    target = profile_path(folder)
+    target = profile_file.profile_path(folder)
     plot = args.plot or target.with_suffix('.png')
     where = _where(folder, target, plot)
     with _stages() as progress:
@@ -63,7 +63,7 @@ def _profile(args: argparse.Namespace) -> int:
             allow_tmpfs=args.allow_tmpfs, buffered=args.buffered,
             # a quick look needn't write for longer than it reads
             file_bytes=min(FILE_BYTES, max(LEAST_BYTES, int(32 * args.seconds) << 20)))
-    profile.save(target)
+    profile_file.save(profile, target)
     if args.json:
         print(target.read_text(), end='')
     else:

@@ -10,10 +10,10 @@ from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.node.annotated import Annotated
 from neuron_chunk_ros.node.answering import Answering
 from neuron_chunk_ros.node.cameras import Cameras
+from neuron_chunk_ros.node.frame_feed import FrameFeed
 from neuron_chunk_ros.node.loaded_model import LoadedModel
 from neuron_chunk_ros.node.settings import Parameters
 from neuron_chunk_ros.node.standing import Standing
-from neuron_chunk_ros.node.streaming import Streaming
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.worker import Worker
 
@@ -34,7 +34,7 @@ class Active:
         self._standing = Standing(model, self.worker, self.answering, logger, publish)
         self._streaming = None
         if model.stream is not None:
-            self._streaming = Streaming(model, self.cameras, self.worker, tally, self.answering,
+            self._streaming = FrameFeed(model, self.cameras, self.worker, tally, self.answering,
                                         logger, self._standing.on_view)
             self._on_view = self._streaming.on_frame
         else:

@@ -36,7 +36,7 @@ def open_session(settings: Settings, on_progress: Callable[[float], None] | None
     """
     path = bundle_path(settings.model)
     # Imported here: torch takes seconds to load, and a bad path should be told before that.
-    from neuron_chunk_ros.model.session import Session
+    from neuron_chunk_ros.engine.session import Session
     try:
         return Session.open(
             path, policy=settings.policy, sparsity=settings.sparsity,

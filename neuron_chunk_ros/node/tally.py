@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry
+    from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
 
 HISTORY = 100  # answers whose latency counts, steps whose reads may count
 RECENT = 10    # answers or frames that count as recent

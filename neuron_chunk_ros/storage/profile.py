@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -120,26 +119,6 @@ class Profile:
         elif slope < 0:
             request, slope = columns[:, 0].sum() / (columns[:, 0] ** 2).sum(), 0.0
         return Line(float(request), float(slope))
-
-    def save(self, path: Path) -> None:
-        """Write the profile as JSON, whole or not at all. Raises ProfileError."""
-        from neuron_chunk_ros.storage.profile_file import save
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Profile:
-        """Read a profile that `save` wrote; everything is checked. Raises ProfileError."""
-        from neuron_chunk_ros.storage.profile_file import load
-        return load(path)
-
-    @classmethod
-    def find(cls, bundle_folder: Path) -> tuple[Profile | None, str]:
-        """Return the profile that lies beside the bundle, or None and a line that says why.
-
-        One that is damaged, or was measured on another storage device, is not used.
-        """
-        from neuron_chunk_ros.storage.profile_file import find
-        return find(bundle_folder)
 
 
 def _check(profile: Profile) -> None:

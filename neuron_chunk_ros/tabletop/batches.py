@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuron_chunk_ros.model.pixels import squash
+from neuron_chunk_ros.families.pixels import squash
 from neuron_chunk_ros.tabletop.checkpoint import IMAGE_SIZE, MEAN, PATCH, STD
 from neuron_chunk_ros.tabletop.questions import NUMBERS, Question
 from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, Thing, render, thing_map

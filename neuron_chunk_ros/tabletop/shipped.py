@@ -30,7 +30,7 @@ def bundle_dir(cache: Path | None = None) -> Path:
 
     :param cache: folder to keep it in; default $XDG_CACHE_HOME/neuron_chunk_ros.
     """
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.convert import convert
     source = model_dir()
     digest = hashlib.sha256()
     for path in sorted(p for p in source.iterdir() if p.is_file()):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from neuron_chunk_ros.bench import tabletop_model
-from neuron_chunk_ros.bench.accuracy import Evaluation, Options, frame_seconds
-from neuron_chunk_ros.bench.curves import Curve
-from neuron_chunk_ros.bench.exam import Exam
-from neuron_chunk_ros.bench.variants import (
+from neuron_chunk_ros.bench.accuracy.curves import Curve
+from neuron_chunk_ros.bench.accuracy.exam import Exam
+from neuron_chunk_ros.bench.accuracy.measure import Evaluation, Options, frame_seconds
+from neuron_chunk_ros.bench.accuracy.variants import (
     BASELINE,
     DENSE,
     DENSE_OURS,

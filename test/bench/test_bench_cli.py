@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from neuron_chunk_ros.cli.main import main
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.profile import Profile
 
 SMALL = ['--decoders', 'qwen2-0.5b', '--quick']
@@ -23,7 +24,7 @@ DOCS = Path(__file__).parents[2] / 'docs' / 'benchmarks'
 @pytest.fixture
 def profile(tmp_path):
     path = tmp_path / 'profile.json'
-    Profile.assumed().save(path)
+    profile_file.save(Profile.assumed(), path)
     return ['--profile', str(path)]
 
 

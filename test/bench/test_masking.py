@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from neuron_chunk_ros.bench import tabletop_model
-from neuron_chunk_ros.bench.exam import TYPES, Exam
-from neuron_chunk_ros.bench.masking import FrameMasks
-from neuron_chunk_ros.bench.selecting import FrameSelections, as_runs
+from neuron_chunk_ros.bench.accuracy.exam import TYPES, Exam
+from neuron_chunk_ros.bench.accuracy.masking import FrameMasks
+from neuron_chunk_ros.bench.accuracy.selecting import FrameSelections, as_runs
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.model.families import family_for
+from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.tabletop import shipped
 from neuron_chunk_ros.tabletop.batches import FRAME_TOKENS, BatchMaker
 from neuron_chunk_ros.tabletop.network import answer_logits, vision_features

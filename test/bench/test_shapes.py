@@ -8,8 +8,8 @@ import pytest
 from neuron_chunk_ros.bench.scratch import scratch
 from neuron_chunk_ros.bench.shapes import DECODERS, LAYOUTS, Input, Matrix
 from neuron_chunk_ros.errors import NeuronChunkError
-from neuron_chunk_ros.model.families import family_for
-from neuron_chunk_ros.model.presets import PRESETS
+from neuron_chunk_ros.families import family_for
+from neuron_chunk_ros.prepare.presets import PRESETS
 
 KNOWN = {'qwen2-0.5b': 'llava-onevision-0.5b', 'qwen2-1.5b': 'qwen2-vl-2b',
          'qwen2-7b': 'llava-onevision-7b'}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from neuron_chunk_ros import _native
-from neuron_chunk_ros.bench.contenders import CONTENDERS, Chooser, policies
+from neuron_chunk_ros.bench.contestants import CONTENDERS, Chooser, policies
 from neuron_chunk_ros.bench.importance import Lognormal
+from neuron_chunk_ros.bench.read.steps import plan
 from neuron_chunk_ros.bench.shapes import Decoder
-from neuron_chunk_ros.bench.steps import plan
 from neuron_chunk_ros.chunking import make_policy, runs
 from neuron_chunk_ros.chunking.policies import greedy_parameters
 from neuron_chunk_ros.storage.profile import Line, Profile

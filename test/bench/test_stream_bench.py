@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from neuron_chunk_ros.bench import stream, stream_report
 from neuron_chunk_ros.bench.report import Table
+from neuron_chunk_ros.bench.stream import measure as stream
+from neuron_chunk_ros.bench.stream import report as stream_report
 from neuron_chunk_ros.cli.main import main
 from neuron_chunk_ros.errors import BenchError
 from neuron_chunk_ros.storage.bundle import Bundle

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(bundle, pictures, tmp_path):
 
 @pytest.fixture(scope='module')
 def large_bundle(large_model, tmp_path_factory):
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.convert import convert
     return convert(large_model, tmp_path_factory.mktemp('large') / 'bundle').path
 
 

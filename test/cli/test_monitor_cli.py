@@ -19,7 +19,7 @@ import time
 import pytest
 
 from neuron_chunk_ros.cli.main import main
-from neuron_chunk_ros.node.demo.private_domain import private_environment
+from neuron_chunk_ros.programs.private_domain import private_environment
 
 rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 
@@ -206,7 +206,7 @@ def test_every_signal_gives_the_terminal_back(robot):
 
 
 def test_an_exception_gives_the_terminal_back_before_it_is_told():
-    program = ('import os\nfrom neuron_chunk_ros.node.monitor.screen import Screen\n'
+    program = ('import os\nfrom neuron_chunk_ros.programs.monitor.screen import Screen\n'
                'with Screen() as screen:\n'
                '    os.write(2, b"a library warns")\n'
                '    raise RuntimeError("broken")\n')

@@ -37,7 +37,7 @@ def write(path, messages, storage='sqlite3'):
 @pytest.fixture
 def refused(capsys, monkeypatch):
     """Play with these arguments and return the one line it ends with."""
-    from neuron_chunk_ros.node.playback import run
+    from neuron_chunk_ros.programs.playback import run
 
     def no_node(*_):
         raise AssertionError('a node would be started')

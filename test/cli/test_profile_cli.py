@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.measure import SIZES_KIB
-from neuron_chunk_ros.storage.profile import PROFILE_JSON, Profile
+from neuron_chunk_ros.storage.profile import PROFILE_JSON
 
 COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main', 'profile']
 # --buffered and --allow-tmpfs: the tests run wherever there is a disk or none
@@ -41,7 +42,7 @@ def test_a_folder_of_bundles(tmp_path):
     done = run('--path', tmp_path, *QUICK)
     assert done.returncode == 0 and done.stderr == '', done.stderr
     assert sorted(os.listdir(tmp_path)) == [PROFILE_JSON, PICTURE]
-    profile = Profile.load(tmp_path / PROFILE_JSON)
+    profile = profile_file.load(tmp_path / PROFILE_JSON)
     assert profile.source == 'measured' and profile.about['direct_io'] == 0
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[0] for row in rows if len(row) == 4 and row[0].isdigit()] == list(
@@ -64,7 +65,7 @@ def test_a_bundle_is_left_alone(tiny_bundles, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['bundle', 'drawn.SVG', PROFILE_JSON]
     assert json.loads(done.stdout) == json.loads((tmp_path / PROFILE_JSON).read_text())
     assert '<svg' in drawn.read_text()
-    assert Profile.find(bundle)[1] == ''
+    assert profile_file.find(bundle)[1] == ''
 
 
 def test_refused_before_anything_is_measured(tmp_path):

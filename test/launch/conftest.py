@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_chunk_ros.node.demo.private_domain import private_environment
+from neuron_chunk_ros.programs.private_domain import private_environment
 
 HERE = Path(__file__).resolve().parent
 # What `ros2 launch FILE NAME:=VALUE...` does, without the ros2 command.

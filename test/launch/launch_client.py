@@ -16,7 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 from neuron_chunk_interfaces.srv import Query
-from neuron_chunk_ros.node.demo.scene_stream import nth_scene
+from neuron_chunk_ros.programs.demo.scene_stream import nth_scene
 from neuron_chunk_ros.tabletop.questions import NUMBERS
 from neuron_chunk_ros.tabletop.scenes import render
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from neuron_chunk_ros.model.convert import convert
-from neuron_chunk_ros.model.synthesize import synthesize
-from neuron_chunk_ros.node.demo.private_domain import private_environment
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.synthesize import synthesize
+from neuron_chunk_ros.programs.private_domain import private_environment
 from neuron_chunk_ros.tabletop.scenes import Scene, Thing, render
 
 # Before anything starts rclpy: each test process gets a ROS domain of its own.

@@ -21,8 +21,8 @@ from std_srvs.srv import Trigger
 from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry
 from neuron_chunk_interfaces.srv import Query
-from neuron_chunk_ros.node.demo.child_process import ChildProcess
 from neuron_chunk_ros.node.qos import RESULTS
+from neuron_chunk_ros.programs.child_process import ChildProcess
 
 PATIENCE = 60.0
 

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 from node_client import until
 
-from neuron_chunk_ros.model.session import Session
-from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
 from neuron_chunk_ros.node.diagnostics import statuses
 from neuron_chunk_ros.node.model_loading import bundle_path
 from neuron_chunk_ros.node.parameters import PARAMETERS
 from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
 
@@ -95,7 +96,7 @@ def test_a_missing_profile_is_told_with_its_cure(start, tmp_path):
 
 def test_a_profile_beside_the_bundle_is_used(start, picture, tmp_path):
     bundle = shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
-    _profile(tmp_path, direct_io=0).save(tmp_path / PROFILE_JSON)
+    profile_file.save(_profile(tmp_path, direct_io=0), tmp_path / PROFILE_JSON)
     vlm = start('measured', model=bundle, io_backend='threads', direct_io='off')
     status = vlm.status('storage', _level(OK))
     assert values(status)['profile'] == 'measured 2026-01-02'

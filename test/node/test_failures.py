@@ -6,7 +6,7 @@ import pytest
 import rclpy
 
 from neuron_chunk_interfaces.srv import Query
-from neuron_chunk_ros.model.session import Session
+from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.node.active import Active
 from neuron_chunk_ros.node.annotated import Annotated
 from neuron_chunk_ros.node.diagnostics import ERROR, OK, statuses

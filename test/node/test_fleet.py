@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fleet_network import Computer, Switch, Unavailable
 
-from neuron_chunk_ros.node.demo.scene_stream import nth_scene
+from neuron_chunk_ros.programs.demo.scene_stream import nth_scene
 from neuron_chunk_ros.tabletop.questions import NUMBERS
 
 # Nothing leads out of the switch, so any domain will do, and discovery may use all of the subnet.
@@ -35,7 +35,7 @@ class Fleet:
             self.switch.connect(name, computers[name], f'10.0.0.{number}')
         for robot, seed in SEEDS.items():
             self._start(computers[robot], f'{robot}-camera', [
-                '-m', 'neuron_chunk_ros.node.demo.tabletop_publisher', '--ros-args', '-r',
+                '-m', 'neuron_chunk_ros.programs.demo.tabletop_publisher', '--ros-args', '-r',
                 f'__ns:=/{robot}', '-p', f'seed:={seed}', '-p', 'scene_period:=0.0',
                 '-p', f'frame_id:={robot}_camera'])
             self._start(computers[robot], f'{robot}-vlm', [

@@ -84,7 +84,7 @@ def test_cleanup_frees_the_model(managed, large_bundle):
 @pytest.fixture(scope='session')
 def large_bundle(large_model, tmp_path_factory):
     """A bundle of 320 MB, 40 of them resident."""
-    from neuron_chunk_ros.model.convert import convert
+    from neuron_chunk_ros.prepare.convert import convert
     folder = tmp_path_factory.mktemp('large_bundle') / 'bundle'
     convert(large_model, folder)
     return folder

@@ -12,7 +12,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 
-from neuron_chunk_ros.node.demo.scene_stream import nth_scene
+from neuron_chunk_ros.programs.demo.scene_stream import nth_scene
 from neuron_chunk_ros.tabletop.scenes import Scene, Thing, render
 
 RED = Thing('red', 'circle', 0.3, 0.4, 0.28, 0.0)

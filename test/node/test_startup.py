@@ -9,8 +9,8 @@ import signal
 import pytest
 from node_client import until
 
-from neuron_chunk_ros.node.demo.child_process import ChildProcess
 from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.programs.child_process import ChildProcess
 
 
 def ended(*arguments):

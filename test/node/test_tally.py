@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_chunk_ros.model.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
 from neuron_chunk_ros.node.tally import HISTORY, Counts, Latency, Recent, Tally
 
 

@@ -13,7 +13,7 @@ from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry, Timing
 from neuron_chunk_interfaces.srv import Query
 from neuron_chunk_ros import __version__, _native
-from neuron_chunk_ros.node.demo.private_domain import private_environment
+from neuron_chunk_ros.programs.private_domain import private_environment
 
 
 def travelled():

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from neuron_chunk_ros.errors import ProfileError
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
 from neuron_chunk_ros.storage.profile_file import profile_path
@@ -26,8 +27,8 @@ def measured(folder, **about):
 def test_round_trip(tmp_path):
     path = tmp_path / PROFILE_JSON
     for profile in (measured(tmp_path), Profile.assumed(), Profile.simulated('agx-orin')):
-        profile.save(path)   # the second one replaces the first
-        assert Profile.load(path) == profile
+        profile_file.save(profile, path)   # the second one replaces the first
+        assert profile_file.load(path) == profile
     assert os.listdir(tmp_path) == [PROFILE_JSON]
     text = json.loads(path.read_text())
     assert (text['format'], text['version']) == ('neuron-chunk-storage-profile', 1)
@@ -67,10 +68,10 @@ def test_where_it_lies(tmp_path):
 ])
 def test_malformed(tmp_path, change, message):
     path = tmp_path / PROFILE_JSON
-    measured(tmp_path).save(path)
+    profile_file.save(measured(tmp_path), path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ProfileError) as caught:
-        Profile.load(path)
+        profile_file.load(path)
     assert str(caught.value).startswith(f'{path}: ') and message in str(caught.value)
     assert '\n' not in str(caught.value)
 
@@ -82,26 +83,26 @@ def test_not_even_an_object(tmp_path, data):
     path = tmp_path / PROFILE_JSON
     path.write_bytes(data)
     with pytest.raises(ProfileError, match=str(path)):
-        Profile.load(path)
+        profile_file.load(path)
 
 
 def test_missing_folder_pipe_and_unwritable(tmp_path):
     with pytest.raises(ProfileError, match='No such file'):
-        Profile.load(tmp_path / PROFILE_JSON)
+        profile_file.load(tmp_path / PROFILE_JSON)
     with pytest.raises(ProfileError, match='Is a directory'):
-        Profile.load(tmp_path)
+        profile_file.load(tmp_path)
     os.mkfifo(tmp_path / 'pipe')
     with pytest.raises(ProfileError, match='pipe'):
-        Profile.load(tmp_path / 'pipe')   # and does not wait for a writer
+        profile_file.load(tmp_path / 'pipe')   # and does not wait for a writer
     with pytest.raises(ProfileError, match='cannot write .*gone'):
-        Profile.assumed().save(tmp_path / 'gone' / PROFILE_JSON)
+        profile_file.save(Profile.assumed(), tmp_path / 'gone' / PROFILE_JSON)
 
 
 def test_a_profile_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / PROFILE_JSON
     path.mkdir()   # can't be replaced by a file
     with pytest.raises(ProfileError, match='cannot write'):
-        Profile.assumed().save(path)
+        profile_file.save(Profile.assumed(), path)
     assert os.listdir(tmp_path) == [PROFILE_JSON]
 
 
@@ -113,26 +114,26 @@ def bundle(tmp_path):
 
 def test_find(bundle):
     path = bundle.parent / PROFILE_JSON
-    profile, note = Profile.find(bundle)
+    profile, note = profile_file.find(bundle)
     assert profile is None
     assert note == (f'no storage profile in {bundle.parent}, run: neuron-chunk profile --path '
                     f'{bundle}')
     mine = measured(bundle)
-    mine.save(path)
-    assert Profile.find(bundle) == (mine, '')
-    assert Profile.find(os.path.relpath(bundle)) == (mine, '')
+    profile_file.save(mine, path)
+    assert profile_file.find(bundle) == (mine, '')
+    assert profile_file.find(os.path.relpath(bundle)) == (mine, '')
     path.write_text('{')
-    profile, note = Profile.find(bundle)
+    profile, note = profile_file.find(bundle)
     assert profile is None and 'unusable' in note and 'neuron-chunk profile' in note
-    Profile.simulated('agx-orin').save(path)
-    profile, note = Profile.find(bundle)
+    profile_file.save(Profile.simulated('agx-orin'), path)
+    profile, note = profile_file.find(bundle)
     assert profile is None and 'simulated, not measured' in note
 
 
 def test_find_refuses_another_device(bundle):
-    measured(bundle, device='Samsung SSD 990 PRO', uuid=UNKNOWN).save(
-        bundle.parent / PROFILE_JSON)
-    profile, note = Profile.find(bundle)
+    profile_file.save(measured(bundle, device='Samsung SSD 990 PRO', uuid=UNKNOWN),
+                      bundle.parent / PROFILE_JSON)
+    profile, note = profile_file.find(bundle)
     assert profile is None
     assert 'is of Samsung SSD 990 PRO' in note and 'the bundle lies on' in note
 

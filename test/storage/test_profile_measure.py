@@ -13,9 +13,10 @@ from reader_cases import MIB, backends, open_reader
 
 from neuron_chunk_ros.errors import ProfileError
 from neuron_chunk_ros.storage import measure as measuring
+from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.measure import LEAST_ROUNDS, SIZES_KIB, measure
-from neuron_chunk_ros.storage.profile import PROFILE_JSON, Profile
+from neuron_chunk_ros.storage.profile import PROFILE_JSON
 from neuron_chunk_ros.storage.reader import Reader
 from neuron_chunk_ros.storage.scratch_file import scratch_file
 
@@ -45,10 +46,10 @@ def test_measured(tmp_path, disk_file, backend, direct):
     assert 0 <= about['held_out_error'] <= about['held_out_worst']
     # A read of 2 MiB takes longer than one of 4 KiB, even on a machine that does much else.
     assert profile.seconds(2048) > profile.seconds(4) > 0
-    profile.save(tmp_path / PROFILE_JSON)
-    assert Profile.find(tmp_path / 'no-bundle')[0] is None
+    profile_file.save(profile, tmp_path / PROFILE_JSON)
+    assert profile_file.find(tmp_path / 'no-bundle')[0] is None
     (tmp_path / 'bundle').mkdir()
-    assert Profile.find(tmp_path / 'bundle') == (profile, '')
+    assert profile_file.find(tmp_path / 'bundle') == (profile, '')
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ['writing', 'reading']
     assert ('writing', SMALL, SMALL) in seen

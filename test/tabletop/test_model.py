@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from neuron_chunk_ros import Session
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.model import Session
 from neuron_chunk_ros.tabletop import evaluation, shipped
 from neuron_chunk_ros.tabletop.batches import BatchMaker
 from neuron_chunk_ros.tabletop.checkpoint import build_model, save

@@ -1,0 +1,78 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what a caller gives to what the model takes: checked, and on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.families import PromptBuilder, PromptPart
+
+
+class Inputs:
+    """Checks prompts and images and builds a model's inputs from them."""
+
+    def __init__(self, prompts: PromptBuilder, device, dtype: torch.dtype):
+        self.prompts, self._device, self._dtype = prompts, device, dtype
+
+    def question(self, prompt: str, images: Sequence[np.ndarray],
+                 names: Sequence[str] | None) -> dict[str, torch.Tensor]:
+        """Return a whole question's inputs by their names. Raises RequestError."""
+        self._check_prompt(prompt)
+        for number, image in enumerate(images, start=1):
+            _check_image(image, f'image {number}')
+        if names is not None and len(names) != len(images):
+            raise RequestError(f'{len(names)} names were given for {len(images)} images: give '
+                               'one each')
+        inputs = self.prompts.build(prompt, images, names or ())
+        return {name: value.to(self._device, self._dtype) if value.is_floating_point()
+                else value.to(self._device) for name, value in inputs.items()}
+
+    def whole(self, prompt: str, images: Sequence[np.ndarray],
+              names: Sequence[str] | None) -> PromptPart:
+        """Return a whole question as one piece. Raises RequestError."""
+        inputs = self.question(prompt, images, names)
+        ids = inputs.pop('input_ids')
+        pixels = {name: value for name, value in inputs.items()
+                  if name not in ('attention_mask', 'mm_token_type_ids')}
+        visual = torch.isin(ids[0], torch.tensor(self.prompts.visual_ids, device=ids.device))
+        return PromptPart(ids, pixels, visual if len(images) else None)
+
+    def image(self, image: np.ndarray) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Return what PromptBuilder.encode makes of a frame. Raises RequestError."""
+        _check_image(image, 'the image')
+        return self.prompts.encode([image])
+
+    def prefix(self) -> PromptPart:
+        """Return what comes ahead of all frames."""
+        return self.prompts.prefix().to(self._device, self._dtype)
+
+    def frame(self, encoded, name: str, number: int, trail: str) -> PromptPart:
+        """Return a frame's piece; see PromptBuilder.frame."""
+        return self.prompts.frame(encoded, name, number, trail).to(self._device, self._dtype)
+
+    def suffix(self, prompt: str, trail: str) -> PromptPart:
+        """Return a question's piece behind frames. Raises RequestError."""
+        self._check_prompt(prompt)
+        return self.prompts.suffix(prompt, trail).to(self._device, self._dtype)
+
+    def _check_prompt(self, prompt: str) -> None:
+        if not prompt.strip():
+            raise RequestError('the prompt is empty: ask a question')
+        # A placeholder typed by the user would ask for pixels that aren't there.
+        for token in self.prompts.visual_ids:
+            text = self.prompts.tokenizer.convert_ids_to_tokens(token)
+            if text in prompt:
+                raise RequestError(f'the prompt contains {text}, which is reserved for images')
+
+
+def _check_image(image: np.ndarray, what: str) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise RequestError(f'{what} is {image.dtype} {list(image.shape)}: uint8 '
+                           '[height, width, 3] RGB is needed')
+    if 0 in image.shape:
+        raise RequestError(f'{what} is empty ({image.shape[1]} x {image.shape[0]} pixels)')

@@ -1,0 +1,180 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Running steps through the model, each with its bill, each to be stopped at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+
+import torch
+
+from neuron_chunk_ros.engine.flash_linear import FlashGroup
+from neuron_chunk_ros.engine.flash_products import FlashProducts
+from neuron_chunk_ros.engine.kv_cache import KvCache
+from neuron_chunk_ros.engine.positions import Positions
+from neuron_chunk_ros.engine.step_clock import StepClock
+from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.errors import RequestError, Stopped
+from neuron_chunk_ros.families import PromptPart
+
+_TELLS = 10  # times a prefill tells how far it is
+Progress = Callable[[str, float, str], None]
+
+
+def _nothing(*_) -> None:
+    pass
+
+
+class Runner:
+    """Runs pieces of a prompt, and the one greedy loop that answers."""
+
+    def __init__(self, model, groups: list[FlashGroup], streamer: FlashProducts, tokenizer,
+                 stops: Collection[int]):
+        """`stops`: the tokens that end an answer."""
+        self._model, self._groups, self._streamer = model, groups, streamer
+        self._tokenizer, self._stops = tokenizer, frozenset(stops)
+        self._positions = Positions(model)
+        self._clock = StepClock(model, streamer)
+        self._hooks = [
+            module.register_forward_pre_hook(lambda *_: streamer.check())
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear)]  # the vision tower's, and the LM head
+
+    def close(self) -> None:
+        """Take the hooks off the model and let go of it."""
+        for hook in self._hooks:
+            hook.remove()
+        self._clock.close()
+        self._model = self._positions = None
+        self._groups, self._hooks = [], []
+
+    @contextlib.contextmanager
+    def work(self, deadline: float | None, cancelled: Callable[[], bool] | None,
+             on_step: Callable[[StepTelemetry], None] | None) -> Iterator[None]:
+        """Let steps run that may be stopped; leave everything in order however they end.
+
+        :param deadline: on time.monotonic()'s clock.
+        :param cancelled: asked every few milliseconds.
+        :raises Stopped: from inside a step.
+        """
+        def check() -> None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise Stopped('deadline')
+            if cancelled is not None and cancelled():
+                raise Stopped('cancelled')
+
+        self._streamer.check = check
+        self._clock.start(on_step)
+        try:
+            check()
+            yield
+        except BaseException:
+            self._streamer.abandon()
+            for group in self._groups:
+                group.forget()
+            raise
+        finally:
+            self._streamer.check, self._streamer.on_group = _nothing, None
+            self._clock.stop()
+
+    def step(self, name: str, piece: PromptPart, cache: KvCache, start: int, *,
+             logits: bool = False, on_decoder: Callable[[], None] | None = None
+             ) -> tuple[int, StepTelemetry, torch.Tensor | None]:
+        """Run a piece into the cache.
+
+        :param start: position of its first token.
+        :param logits: whether the LM head is wanted, for the last token.
+        :return: the first position behind it, the bill, and the logits, float32 [vocabulary].
+        """
+        positions, end = self._positions.of(piece, start)
+        self._clock.expect(name, piece.visual, on_decoder)
+        hidden = self._model.model(
+            input_ids=piece.ids, **piece.pixels, position_ids=positions, past_key_values=cache,
+            use_cache=True).last_hidden_state
+        # Two dimensions: a row of a larger [1, tokens, width] keeps its strides, and takes torch's
+        # bfloat16 product on a CPU a hundred times as long.
+        out = self._model.lm_head(hidden[0, -1:])[0].float() if logits else None
+        return end, self._clock.end(piece.tokens), out
+
+    def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
+               max_new_tokens: int, deadline: float | None,
+               on_step: Callable[[StepTelemetry], None] | None, on_progress: Progress | None,
+               cancelled: Callable[[], bool] | None) -> Answer:
+        """Run a piece and take the likeliest token again and again; leave the cache as found.
+
+        :param prepare: makes the piece; its time counts.
+        :param deadline: seconds from now.
+        """
+        started = time.monotonic()
+        notify = on_progress or _nothing
+        notify('preprocess', 0.0, '')
+        piece = prepare()
+        found, fits = cache.get_seq_length(), cache.get_max_length()
+        if max_new_tokens < 1:
+            raise RequestError(f'max_new_tokens is {max_new_tokens}: it must be at least 1')
+        if found + piece.tokens + max_new_tokens > fits:
+            taken = self._context(cache) - fits + found
+            beside = f', of which a stream of frames takes {taken}' if taken else ''
+            raise RequestError(
+                f'the question needs {piece.tokens} tokens and {max_new_tokens} more for the '
+                f'answer, the context holds {self._context(cache)}{beside}: fewer or smaller '
+                'images, fewer new tokens, or a larger max_context')
+        preprocess = time.monotonic() - started
+        ids: list[int] = []
+        likelihood: list[float] = []
+        try:
+            with self.work(None if deadline is None else started + deadline, cancelled, on_step):
+                reason = self._generate(piece, cache, start, max_new_tokens, notify, ids,
+                                        likelihood)
+        except Stopped as stop:
+            reason = str(stop)
+        finally:
+            cache.truncate(found)
+        clock = self._clock
+        timing = Timing(preprocess, clock.vision_seconds, clock.prefill_seconds,
+                        clock.decode_seconds, time.monotonic() - started)
+        confidence = math.exp(sum(likelihood) / len(likelihood)) if likelihood else 0.0
+        return Answer(self._text(ids), confidence, sum(i not in self._stops for i in ids),
+                      reason, timing, StepTelemetry.total(clock.steps), clock.steps)
+
+    def _generate(self, piece: PromptPart, cache: KvCache, start: int, limit: int,
+                  notify: Progress, ids: list[int], likelihood: list[float]) -> str:
+        """Fill in tokens and their log probabilities; return why it ended."""
+        if piece.pixels:
+            notify('vision', 0.0, '')
+
+        told = -1
+
+        def tell(share: float) -> None:
+            nonlocal told
+            if int(_TELLS * share) > told:
+                told = int(_TELLS * share)
+                notify('prefill', share, '')
+
+        self._streamer.on_group = tell
+        start, _, logits = self.step('prefill', piece, cache, start, logits=True,
+                                     on_decoder=lambda: tell(0.0))
+        self._streamer.on_group = None
+        while True:
+            likeliest = logits.max()
+            ids.append(int(logits.argmax()))
+            likelihood.append(float(likeliest - logits.logsumexp(0)))
+            if notify is not _nothing:  # the text so far costs more with each token
+                notify('decode', len(ids) / limit, self._text(ids))
+            if ids[-1] in self._stops:
+                return 'stop'
+            if len(ids) == limit:
+                return 'length'
+            newest = PromptPart(piece.ids.new_tensor([ids[-1:]]))
+            start, _, logits = self.step('decode', newest, cache, start, logits=True)
+
+    def _text(self, ids: list[int]) -> str:
+        wanted = [i for i in ids if i not in self._stops]
+        return self._tokenizer.decode(wanted, skip_special_tokens=True).strip()
+
+    @staticmethod
+    def _context(cache: KvCache) -> int:
+        return cache.layers[0].keys.shape[2]

@@ -1,0 +1,273 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A session: one opened bundle that answers questions about images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from neuron_chunk_ros.chunking import check_request
+from neuron_chunk_ros.chunking.budgets import Budgets
+from neuron_chunk_ros.engine.chooser import Chooser
+from neuron_chunk_ros.engine.flash_products import FlashProducts
+from neuron_chunk_ros.engine.frame_window import FrameWindow
+from neuron_chunk_ros.engine.inputs import Inputs
+from neuron_chunk_ros.engine.kv_cache import KvMemory
+from neuron_chunk_ros.engine.positions import KeyRotation
+from neuron_chunk_ros.engine.resident import (
+    MIB,
+    MemoryPlan,
+    build_model,
+    compute_dtype,
+    kv_bytes,
+    read_config,
+)
+from neuron_chunk_ros.engine.runner import Progress, Runner
+from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
+from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.families import PromptBuilder, prompt_builder
+from neuron_chunk_ros.storage import profile_file
+from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.profile import Profile
+from neuron_chunk_ros.storage.reader import Reader
+
+DEFAULT_CONTEXT = 4096
+
+
+class Session:
+    """Answers questions with a model whose decoder weights are read from flash at each step.
+
+    Not for use from several threads at once. A context manager; `close` frees everything.
+    """
+
+    def __init__(self, bundle: Bundle, config, model, groups, streamer: FlashProducts,
+                 reader: Reader, memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
+                 profile_note: str):
+        """Use `Session.open`."""
+        self.profile_note = profile_note  # why no measured profile is in use; '' where one is
+        self.bundle, self.config, self.plan = bundle, config, plan
+        self.context, self._budget_mb = memory.context, memory_budget_mb
+        self._model, self._streamer, self._reader, self._memory = model, streamer, reader, memory
+        self._prompts = prompt_builder(bundle.family, bundle.path, config)
+        self._inputs = Inputs(self._prompts, model.device, model.dtype)
+        self._runner = Runner(model, groups, streamer, self._prompts.tokenizer,
+                              _stop_tokens(bundle, config, self._prompts))
+        self._stream: FrameWindow | None = None
+
+    @classmethod
+    def open(cls, bundle: str | Path, *, policy: str = 'dense', sparsity: float = 0.0,
+             text_sparsity: float = 0.0, deadline_ms: float = 0.0,
+             profile: Profile | None = None, memory_budget_mb: int | None = None,
+             max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
+             backend: str = 'auto', direct: str = 'auto', threads: int = 6,
+             queue_depth: int = 128,
+             on_progress: Callable[[float], None] | None = None) -> Session:
+        """Open a bundle.
+
+        :param policy: 'dense', 'topk', 'greedy' or 'optimal'.
+        :param sparsity: fraction of the decoder not read for visual and for generated tokens,
+            [0, 1). A calibrated bundle spreads it over the groups so that it hurts least.
+        :param text_sparsity: the same for the text tokens of a prompt.
+        :param deadline_ms: milliseconds that each step may take, in place of the fractions; 0:
+            none. What is read is then what keeps most importance in that time.
+        :param profile: of the storage; by default the one measured beside the bundle.
+        :param memory_budget_mb: refuse before loading where resident weights, read buffers and
+            KV cache together need more.
+        :param max_context: prompt and answer tokens the KV cache may hold.
+        :param piece_mb: size of each of the three read buffers.
+        :param device: torch device of everything resident.
+        :param backend, direct, threads, queue_depth: see storage.reader.Reader.
+        :param on_progress: told the share of resident weights that is loaded, 0 to 1, ascending;
+            what it raises ends the loading.
+        :raises BundleError, MemoryBudgetError, ReadError: see errors.py.
+        :raises ValueError: for a policy, sparsity or device that doesn't exist.
+        """
+        check_request(policy, sparsity, text_sparsity, deadline_ms)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device '{device}' can't be used: {str(error).splitlines()[0]}"
+                             ) from error
+        bundle = Bundle.open(bundle)
+        _, config = read_config(bundle)
+        text = config.text_config
+        context = min(max_context, text.max_position_embeddings)
+        reader = Reader([str(p) for p in bundle.flash_files], backend=backend, direct=direct,
+                        threads=threads, queue_depth=queue_depth)
+        try:
+            note = ''
+            if profile is None:
+                profile, note = profile_file.find(bundle.path)
+            chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
+                              reader.block_size)
+            chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
+            streamer = FlashProducts(bundle, reader, chooser, int(piece_mb * MIB))
+            dtype = compute_dtype(bundle, device)
+            plan = MemoryPlan(bundle.resident_bytes, streamer.buffer_bytes,
+                              kv_bytes(text, context, dtype))
+            plan.check(memory_budget_mb)
+            memory = KvMemory(text, context, dtype, device)
+            model, groups = build_model(bundle, config, streamer, device, on_progress)
+            return cls(bundle, config, model, groups, streamer, reader, memory, plan,
+                       memory_budget_mb, note)
+        except BaseException:
+            reader.close()
+            raise
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called: its source folder's name."""
+        return str(self.bundle.provenance.get('source') or self.bundle.path.name)
+
+    @property
+    def policy(self) -> str:
+        """The selection policy."""
+        return self._streamer.chooser.policy
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the decoder not read for visual and generated tokens."""
+        return self._streamer.chooser.sparsity
+
+    @property
+    def profile(self) -> Profile:
+        """The storage profile in use; its `source` says where it comes from."""
+        return self._streamer.chooser.profile
+
+    @property
+    def direct_io(self) -> bool:
+        """Whether reads bypass the page cache."""
+        return self._reader.direct
+
+    @property
+    def backend(self) -> str:
+        """The reader's back end."""
+        return self._reader.backend
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader fell back from, and why."""
+        return list(self._reader.notes)
+
+    def configure(self, *, policy: str | None = None, sparsity: float | None = None,
+                  text_sparsity: float | None = None, deadline_ms: float | None = None) -> None:
+        """Change what is skipped; what is None stays. Raises ValueError."""
+        now = self._streamer.chooser
+        wanted = [new if new is not None else old for new, old in (
+            (policy, now.policy), (sparsity, now.sparsity), (text_sparsity, now.text_sparsity),
+            (deadline_ms, now.deadline_ms))]
+        check_request(*wanted)
+        self._streamer.abandon()
+        now.configure(*wanted)
+
+    def memory(self) -> dict[str, float]:
+        """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""
+        return {'resident': self.plan.resident / MIB, 'buffers': self.plan.buffers / MIB,
+                'kv_cache': self.plan.kv_cache / MIB, 'key_copies': self.plan.key_copies / MIB,
+                'total': self.plan.total / MIB, 'flash': self.bundle.flash_bytes / MIB}
+
+    def can_say(self, name: str) -> bool:
+        """Whether the model's vocabulary has the words of a name; where not, it isn't told."""
+        return self._prompts.can_say(name)
+
+    def prepare(self, prompt: str, images: Sequence[np.ndarray],
+                names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for a question, on the session's device.
+
+        :raises RequestError: for an empty prompt or an image that isn't uint8 [h, w, 3].
+        """
+        return self._inputs.question(prompt, images, names)
+
+    @torch.inference_mode()
+    def ask(self, prompt: str, images: Sequence[np.ndarray], *,
+            names: Sequence[str] | None = None, max_new_tokens: int = 32,
+            deadline: float | None = None,
+            on_step: Callable[[StepTelemetry], None] | None = None,
+            on_progress: Progress | None = None,
+            cancelled: Callable[[], bool] | None = None) -> Answer:
+        """Answer a question about images. A stream, where there is one, stays as it is.
+
+        :param images: uint8 [height, width, 3] RGB each, in the order the prompt counts them.
+        :param names: told to the model ahead of each image, where it has the words (`can_say`);
+            '' for none.
+        :param deadline: seconds from now; when it comes, the answer is what there is by then.
+        :param on_step: called with each step's bill as the step ends.
+        :param on_progress: called with stage ('preprocess', 'vision' where there are images,
+            'prefill', 'decode'), its progress from 0 to 1 and the text so far: at each stage's
+            start, within prefill, and after each token.
+        :param cancelled: asked every few milliseconds; a true answer ends the work.
+        :raises RequestError: for a question that can't be answered as asked.
+        :raises ReadError: when reading from flash fails; the session stays usable.
+        """
+        behind = self._memory.cache(0 if self._stream is None else self._stream.tokens)
+        return self._runner.answer(
+            lambda: self._inputs.whole(prompt, images, names), behind, 0,
+            max_new_tokens=max_new_tokens, deadline=deadline, on_step=on_step,
+            on_progress=on_progress, cancelled=cancelled)
+
+    def stream(self, window: int, cameras: int = 1) -> FrameWindow:
+        """Begin a stream of frames in the session's own memory; an earlier one ends.
+
+        :param window: frames kept of each camera, the last ones.
+        :param cameras: how many there are at most. With several, a frame may leave from between
+            others; those ahead of it keep a copy of their keys, up to half the KV cache.
+        :raises ValueError: for a window or cameras below 1.
+        :raises MemoryBudgetError: where the copies don't fit the budget the session was opened
+            with.
+        :raises ModelError: where the model's rotary positions or chat template don't allow it.
+        """
+        plan = replace(self.plan, key_copies=self.plan.kv_cache // 2 if cameras > 1 else 0)
+        plan.check(self._budget_mb)
+        stream = FrameWindow(window, cameras, self._memory, self._runner, self._inputs,
+                        KeyRotation(self._model, self._memory.head))
+        self.plan = plan
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = stream
+        return stream
+
+    def close(self) -> None:
+        """Free the model, the buffers and the reader. A second call does nothing."""
+        if self._reader is None:
+            return
+        if self._stream is not None:
+            self._stream.close()
+        self._runner.close()
+        self._streamer.close()
+        self._reader.close()
+        self._model = self._streamer = self._reader = self._memory = self._runner = None
+        self._stream = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _stop_tokens(bundle: Bundle, config, prompts: PromptBuilder) -> set[int]:
+    """Return the model's own end tokens."""
+    try:
+        own = GenerationConfig.from_pretrained(bundle.path, local_files_only=True)
+    except OSError:
+        own = GenerationConfig.from_model_config(config)
+    stops = own.eos_token_id
+    if stops is None:
+        stops = prompts.tokenizer.eos_token_id
+    if stops is None:
+        raise BundleError(f'{bundle.path}: neither generation_config.json nor the '
+                          'tokenizer names an end token')
+    return set(stops if isinstance(stops, list) else [stops])
+
+
+def _budgets(bundle: Bundle) -> Budgets:
+    try:
+        return Budgets.from_calibration(bundle.calibration)
+    except ValueError as error:
+        raise BundleError(f'{bundle.path}: {error}; calibrate it again') from error

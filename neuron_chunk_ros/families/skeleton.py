@@ -1,0 +1,37 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A model without weights: transformers' class on the meta device, to ask names and shapes."""
+
+from __future__ import annotations
+
+from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.families.base import Family
+
+
+def skeleton(family: Family, config: dict):
+    """Build the family's transformers model without allocating a weight.
+
+    Raises ModelError where transformers refuses the config.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+    built = family.config(config)
+    try:
+        with torch.device('meta'):
+            return AutoModelForImageTextToText.from_config(built)
+    except Exception as error:  # whatever the architecture's own checks raise
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ModelError(f'config.json does not describe a {family.name} model: {reason}'
+                         ) from error
+
+
+def tensor_shapes(model) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every tensor a checkpoint must hold; tied copies are left out."""
+    tied = set(model.all_tied_weights_keys)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()
+            if name not in tied}
+
+
+def tied_tensors(model) -> dict[str, str]:
+    """Return name of a tied copy -> name of the tensor it shares."""
+    return dict(model.all_tied_weights_keys)

@@ -1,0 +1,177 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Turning a Hugging Face model folder into a bundle, one group in memory at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from neuron_chunk_ros import __version__
+from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored, read_pieces
+from neuron_chunk_ros.storage.atomic import check_target
+from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
+from neuron_chunk_ros.storage.dtypes import (
+    ITEM_BYTES,
+    WEIGHT_NAMES,
+    WEIGHT_TYPES,
+    from_bits,
+    storage_dtype,
+    to_bits,
+)
+from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
+from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+_MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
+            progress: Progress | None = None, name: str | None = None,
+            layout: str = 'bundled') -> Bundle:
+    """Write the bundle of a model folder and return it, opened.
+
+    dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
+    decoder's weights and, when given, to every other floating tensor. name is what answers call
+    the model, by default the source folder's name. layout: 'bundled' stores linear layers that
+    share an input row by row together, 'separate' stores each alone. Raises ModelError for a
+    folder that can't be used, BundleError for a target that can't be written; either way
+    nothing is left at the target.
+    """
+    source, target = Path(source), Path(target)
+    if dtype is not None and dtype not in WEIGHT_TYPES:
+        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+    if layout not in LAYOUTS:
+        raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
+    real = Path(os.path.realpath(source))
+    if real in (Path(os.path.realpath(target)), *Path(os.path.realpath(target)).parents):
+        raise ModelError(f'{target} lies inside the model folder {source}: choose another place')
+    check_target(target, BundleError)  # before anything slow
+    checkpoint = Checkpoint(source, layout)
+    plans = checkpoint.plans
+    weights = {member.name + '.weight' for plan in plans for member in plan.members}
+    kept = dtype or _common_dtype(checkpoint, weights)
+    resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
+                if name not in weights]
+    copied = _files_to_copy(source)
+    resident_bytes = sum(_nbytes(tensor) for tensor in resident)
+    small_bytes = sum(path.stat().st_size for path in copied)
+    writer = BundleWriter(target, checkpoint.family.name, kept, plans,
+                          _provenance(checkpoint, dtype, name),
+                          resident_bytes=resident_bytes + small_bytes + (1 << 20))
+    total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
+        ITEM_BYTES[WEIGHT_TYPES[kept]])
+    count = Counter(total, progress)
+    with writer:
+        for path in copied:
+            writer.copy_file(path)
+        buffer = np.empty(max(plan.rows * plan.columns for plan in plans), storage_dtype(kept))
+        for plan in plans:
+            group = buffer[:plan.rows * plan.columns].reshape(plan.rows, plan.columns)
+            _gather(checkpoint, plan, kept, group)
+            writer.write_group(plan.name, group)
+            count.add(group.nbytes)
+        writer.write_resident(count.watch(tensor) for tensor in resident)
+    return Bundle.open(target)
+
+
+def _common_dtype(checkpoint: Checkpoint, weights: set[str]) -> str:
+    tags = sorted({checkpoint.tensors[name].entry.dtype for name in weights})
+    if len(tags) > 1 or tags[0] not in WEIGHT_NAMES:
+        raise ModelError(f'{checkpoint.folder}: the decoder\'s weights are {" and ".join(tags)}; '
+                         f'choose one of {", ".join(WEIGHT_TYPES)} with --dtype')
+    return WEIGHT_NAMES[tags[0]]
+
+
+def _gather(checkpoint: Checkpoint, plan: GroupPlan, dtype: str, group: np.ndarray) -> None:
+    """Fill a group [rows, columns] from its members' weights, each [its columns, rows]."""
+    left = 0
+    for member in plan.members:
+        name = member.name + '.weight'
+        column = left
+        for piece in _pieces(checkpoint.tensors[name], name, dtype, plan.rows):
+            block = piece.reshape(-1, plan.rows)
+            group[:, column:column + len(block)] = block.T
+            column += len(block)
+        left += member.columns
+
+
+def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Iterator[np.ndarray]:
+    """Read a tensor in pieces of whole rows of `row` elements, rounded to dtype."""
+    tag = stored.entry.dtype
+    had = WEIGHT_NAMES.get(tag)
+    if dtype is not None and had is None and name.endswith('.weight'):
+        raise ModelError(f'{stored.path}: tensor {name} is {tag}, which cannot become {dtype}')
+    for piece in read_pieces(stored, row * ITEM_BYTES[tag]):
+        if had is None or dtype is None:
+            yield piece
+        elif had == dtype:
+            yield piece.view(storage_dtype(dtype))
+        else:
+            try:
+                yield to_bits(from_bits(piece.view(storage_dtype(had)), had), dtype)
+            except OverflowError as error:
+                raise ModelError(f'{stored.path}: tensor {name} has a value that does not fit '
+                                 f'{dtype}: choose bfloat16') from error
+
+
+def _resident(name: str, stored: Stored, dtype: str | None) -> ResidentTensor:
+    tag = stored.entry.dtype
+    converted = dtype if tag in WEIGHT_NAMES else None
+    return ResidentTensor(name, WEIGHT_TYPES[converted] if converted else tag,
+                          stored.entry.shape, lambda: _pieces(stored, name, converted))
+
+
+def _nbytes(tensor: ResidentTensor) -> int:
+    return int(np.prod(tensor.shape, dtype=np.int64)) * ITEM_BYTES[tensor.dtype]
+
+
+def _files_to_copy(source: Path) -> list[Path]:
+    """Choose config, tokenizer, processor, chat template and licence files; never code."""
+    chosen = []
+    for path in sorted(source.iterdir()):
+        name = path.name
+        wanted = (path.suffix in ('.json', '.jinja', '.txt', '.model')
+                  or name.split('.')[0] in ('LICENSE', 'NOTICE'))
+        if (wanted and is_plain_name(name) and name != BUNDLE_JSON
+                and not name.endswith('.index.json') and path.is_file()
+                and path.stat().st_size <= _MAX_COPIED_BYTES):
+            chosen.append(path)
+    return chosen
+
+
+def _provenance(checkpoint: Checkpoint, dtype: str | None, name: str | None) -> dict:
+    shards = sorted({stored.path for stored in checkpoint.tensors.values()})
+    return {
+        'tool': f'neuron_chunk_ros {__version__}',
+        'source': name or Path(os.path.realpath(checkpoint.folder)).name,
+        'shards': {path.name: path.stat().st_size for path in shards},
+        'dtype_asked': dtype,
+        'ignored_tensors': checkpoint.ignored,
+    }
+
+
+class Counter:
+    """Reports bytes done, also from inside a tensor that is written in pieces."""
+
+    def __init__(self, total: int, progress: Progress | None):
+        self._done, self._total, self._progress = 0, total, progress
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes done."""
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def watch(self, tensor: ResidentTensor) -> ResidentTensor:
+        """Return the tensor, made to count its pieces as they are written."""
+        def pieces():
+            for piece in tensor.data():
+                yield piece
+                self.add(piece.nbytes)
+        return ResidentTensor(tensor.name, tensor.dtype, tensor.shape, pieces)

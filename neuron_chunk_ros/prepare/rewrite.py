@@ -1,0 +1,173 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a bundle anew with its rows in another order, or its linear layers stored otherwise.
+
+The model stays the same to the byte: going back gives the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from neuron_chunk_ros.chunking.hot_cold import hot_cold_order
+from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.families import Family, family_for
+from neuron_chunk_ros.prepare.calibration_mapping import CalibrationMapping
+from neuron_chunk_ros.prepare.checkpoint import Stored, read_pieces
+from neuron_chunk_ros.prepare.convert import Counter, Progress
+from neuron_chunk_ros.storage.atomic import check_target
+from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
+from neuron_chunk_ros.storage.layout import LAYOUTS, ORDERS, RowOrder
+from neuron_chunk_ros.storage.source_groups import SourceGroups
+from neuron_chunk_ros.storage.verify import digest
+from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
+
+_PIECE_BYTES = 4 << 20
+
+
+def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | None = None,
+            layout: str | None = None, progress: Progress | None = None) -> Bundle:
+    """Write a bundle's copy with another row order or storage layout and return it, opened.
+
+    One group is in memory at a time. A calibration comes along.
+
+    :param order: 'hot-cold': rows sorted by how often the calibration's samples needed them,
+        visual tokens' marks (Neuron Chunking, section 4); 'original': the model's own order; None:
+        as it is.
+    :param layout: 'bundled' or 'separate', see convert; None: as it is.
+    :raises BundleError: for a source that can't be used, is damaged or, for hot-cold order, not
+        calibrated; for a target that can't be written. Nothing is left at the target.
+    """
+    for name, value, known in (('order', order, ORDERS), ('layout', layout, LAYOUTS)):
+        if value is not None and value not in known:
+            raise BundleError(f'{name} {value!r} is not one of {", ".join(known)}')
+    bundle, target = Bundle.open(source), Path(target)
+    real = Path(os.path.realpath(source))
+    if real in (Path(os.path.realpath(target)), *Path(os.path.realpath(target)).parents):
+        raise BundleError(f'{target} lies inside the bundle {source}: choose another place')
+    check_target(target, BundleError)
+    if order == 'hot-cold' and bundle.calibration is None:
+        raise BundleError(f'{bundle.path}: hot-cold order needs a calibration, make one with: '
+                          f'neuron-chunk calibrate {bundle.path} --images DIR')
+    _check_files(bundle)
+    config = json.loads((bundle.path / 'config.json').read_text())
+    family = family_for(config)
+    plans = family.groups(config, layout or bundle.layout)
+    homes = _homes(bundle, plans)
+    mapping = CalibrationMapping(bundle, plans, homes)
+    orders = _orders(bundle, family, plans, homes, mapping, order)
+    resident = [_resident(bundle, name) for name in bundle.resident_tensors]
+    copied = [bundle.path / name for name in bundle.files]
+    writer = BundleWriter(
+        target, bundle.family, bundle.dtype, plans, bundle.provenance, orders=orders,
+        resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
+    count = Counter(bundle.flash_bytes + bundle.resident_bytes, progress)
+    with writer, SourceGroups(bundle) as sources:
+        for path in copied:
+            writer.copy_file(path)
+        for plan in plans:
+            writer.write_group(plan.name, _rows(plan, homes, sources, orders, count))
+        writer.write_resident(count.watch(tensor) for tensor in resident)
+        if bundle.calibration is not None:
+            writer.write_calibration(*mapping.translated(orders))
+    return Bundle.open(target)
+
+
+def _check_files(bundle: Bundle) -> None:
+    """Refuse a damaged source, whose copy would get checksums that fit the damage."""
+    for name, checksum in bundle.checksums.items():
+        path = bundle.path / name
+        if digest(path, 0, path.stat().st_size) != checksum:
+            raise BundleError(f'{path}: checksum differs, the data is damaged')
+
+
+def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:
+    """Return for each linear layer its group in the bundle and its first column there."""
+    homes = {}
+    for group in bundle.groups.values():
+        column = 0
+        for member in group.members:
+            homes[member.name] = group, column
+            column += member.columns
+    wanted = {member.name: (plan.rows, member.columns) for plan in plans
+              for member in plan.members}
+    have = {member.name: (group.rows, member.columns) for group in bundle.groups.values()
+            for member in group.members}
+    if wanted != have:
+        odd = min(name for name in wanted.keys() | have.keys()
+                  if wanted.get(name) != have.get(name))
+        raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({odd})')
+    return homes
+
+
+def _orders(bundle: Bundle, family: Family, plans: list[GroupPlan], homes: dict,
+            mapping: CalibrationMapping, order: str | None) -> dict[str, RowOrder]:
+    if order == 'original':
+        return {}
+    if order is None:
+        kept = {plan.name: homes[plan.members[0].name][0].order for plan in plans}
+        return {name: value for name, value in kept.items() if value is not None}
+    widths = {member.name: member.columns for plan in plans for member in plan.members}
+    orders = {}
+    for plan in plans:
+        channels = hot_cold_order(mapping.array(plan, 'visual', 'count'),
+                                  mapping.array(plan, 'visual', 'importance'))
+        feeders = family.feeders(plan.members[0].name) if len(plan.members) == 1 else ()
+        # a bias would have to change places, too: then it is the activation that does
+        absorbed = all(widths.get(name) == plan.rows
+                       and f'{name}.bias' not in bundle.resident_tensors for name in feeders)
+        orders[plan.name] = RowOrder(channels, feeders if absorbed else ())
+    return orders
+
+
+def _rows(plan: GroupPlan, homes: dict, sources: SourceGroups, orders: dict[str, RowOrder],
+          count: Counter) -> Iterator[np.ndarray]:
+    """Yield a group's rows in pieces, gathered from where its linear layers lie now."""
+    members = [(*homes[member.name], member) for member in plan.members]
+    arrays = sources.load(dict.fromkeys(group for group, _, _ in members))
+    before = {group.name: group.order for group, _, _ in members}
+    rows = {name: _moves(old, orders.get(plan.name)) for name, old in before.items()}
+    columns = {member.name: _moves(_absorbed(member.name, sources.orders),
+                                   _absorbed(member.name, orders)) for member in plan.members}
+    some = arrays[members[0][0].name]
+    most = max(1, _PIECE_BYTES // (plan.columns * some.itemsize))
+    for first in range(0, plan.rows, most):
+        last = min(first + most, plan.rows)
+        piece = np.empty((last - first, plan.columns), some.dtype)
+        left = 0
+        for group, column, member in members:
+            chosen = rows[group.name]
+            block = arrays[group.name][slice(first, last) if chosen is None
+                                       else chosen[first:last]]
+            block = block[:, column:column + member.columns]
+            moved = columns[member.name]
+            piece[:, left:left + member.columns] = block if moved is None else block[:, moved]
+            left += member.columns
+        yield piece
+        count.add(piece.nbytes)
+
+
+def _absorbed(member: str, orders: dict[str, RowOrder]) -> RowOrder | None:
+    """Return the order in which this linear layer's output channels lie."""
+    return next((order for order in orders.values() if member in order.absorbed_by), None)
+
+
+def _moves(before: RowOrder | None, after: RowOrder | None) -> np.ndarray | None:
+    """Return which row (or column) of the old order stands at each place of the new one."""
+    if before is None:
+        return None if after is None else after.channels
+    place = np.argsort(before.channels)
+    if after is None:
+        return place
+    return None if np.array_equal(before.channels, after.channels) else place[after.channels]
+
+
+def _resident(bundle: Bundle, name: str) -> ResidentTensor:
+    entry = bundle.resident_tensors[name]
+    return ResidentTensor(name, entry.dtype, entry.shape,
+                          lambda: read_pieces(Stored(bundle.resident_file, entry)))

@@ -1,0 +1,51 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder's weights are really not resident: a model larger than the memory it runs in."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.synthesize import synthesize
+
+ANSWER = """
+import json, re, sys
+import numpy as np
+from neuron_chunk_ros import Session
+with Session.open(sys.argv[1], policy=sys.argv[2], sparsity=0.5, text_sparsity=0.5) as session:
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    answer = session.ask('what is this?', [frame], max_new_tokens=2)
+    plan = session.memory()
+status = dict(re.findall(r'^(Vm\\w+|Rss\\w+):\\s+(\\d+)', open('/proc/self/status').read(), re.M))
+print(json.dumps({'peak': int(status['VmHWM']) * 1024, 'read': answer.io.bytes_read,
+                  'direct': answer.io.direct_io, 'tokens': answer.tokens, 'plan': plan}))
+"""
+
+
+@pytest.fixture(scope='module')
+def gigabyte(tmp_path_factory):
+    """Make a random bundle of about 1 GB; removed at the end."""
+    folder = tmp_path_factory.mktemp('gigabyte')
+    model = synthesize('llava-onevision-flash-1gb', folder / 'model')
+    bundle = convert(model, folder / 'bundle')
+    shutil.rmtree(model)
+    yield bundle
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize('policy', ['dense', 'greedy'])
+def test_peak_memory_is_below_two_fifths_of_the_bundle(gigabyte, policy):
+    """The whole process, Python and torch included, by the kernel's high-water mark."""
+    done = subprocess.run([sys.executable, '-c', ANSWER, str(gigabyte.path), policy],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    print(report)
+    assert gigabyte.flash_bytes > 1e9
+    assert report['tokens'] >= 1
+    assert report['read'] > 0.9 * gigabyte.flash_bytes, 'the answer did not come from flash'
+    assert report['peak'] < 0.4 * gigabyte.flash_bytes, report
