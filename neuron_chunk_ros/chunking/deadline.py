@@ -29,21 +29,22 @@ class Pacer:
         self._names = list(whole_seconds)
         self._index = {name: i for i, name in enumerate(self._names)}
         self._whole = np.array(list(whole_seconds.values()))
-        self._frontiers: dict[str, np.ndarray] = {}   # by step: [groups, points, 2]
-        self._beside: dict[str, tuple[float, float]] = {}  # by step: (per group, after the last)
+        self.whole_seconds = float(self._whole.sum())
+        self._frontiers: dict[object, np.ndarray] = {}   # by step: [groups, points, 2]
+        self._beside: dict[object, tuple[float, float]] = {}  # (per group, after the last)
 
-    def begin(self, step: str, seconds: float) -> None:
-        """Plan a step of `seconds` wall time."""
+    def begin(self, step: object, seconds: float) -> None:
+        """Plan a step of this kind (any key) of `seconds` wall time."""
         self._step, self._seconds = step, seconds
         per_group, after = self._beside.get(step, (0.0, 0.0))
         left = seconds - after - per_group * len(self._names)
         frontiers = self._frontiers.get(step)
         if frontiers is None or np.isnan(frontiers).any():
-            plan = self._whole * min(1.0, left / self._whole.sum())
+            plan = self._whole * min(1.0, left / max(self.whole_seconds, 1e-12))
         else:
             plan = spend(frontiers, left)
         # Never nothing: what a group's budget really is follows from the time left when it comes.
-        self._plan = np.maximum(plan, 1e-3 * self._whole)
+        self._plan = np.maximum(plan, 1e-3 * self._whole + 1e-12)
         self._left_of_plan = np.append(np.cumsum(self._plan[::-1])[::-1], 0.0)
 
     def share(self, group: str, elapsed: float, reading: float) -> float:

@@ -30,3 +30,49 @@ class Correction:
         ratio = measured_seconds / profile_seconds
         self._ratios.append(min(max(ratio, 1 / _MOST), _MOST))
         self.factor = statistics.median(self._ratios)
+
+
+class StepTimes:
+    """What whole steps took, by kind: with everything read, and with rows skipped.
+
+    Skipping rows costs choosing and shorter reads. Whether it is worth that is a matter of the
+    whole step's wall time, not of the reads' alone.
+    """
+
+    _NEWEST = 5       # steps that a median is taken of
+    _BEFORE_TRIAL = 8  # sparse steps until one that reads everything is tried
+    _AGAIN = 64       # steps after which the other way is tried once more
+
+    def __init__(self):
+        self._dense: dict[object, deque[float]] = {}
+        self._sparse: dict[object, deque[float]] = {}
+        self._since: dict[object, int] = {}
+
+    def observe(self, kind: object, everything: bool, seconds: float) -> None:
+        """Note what a step of this kind took."""
+        side = self._dense if everything else self._sparse
+        side.setdefault(kind, deque(maxlen=self._NEWEST)).append(seconds)
+        self._since[kind] = self._since.get(kind, 0) + 1
+
+    def dense(self, kind: object) -> float | None:
+        """Return what a step of this kind takes that reads everything; None: not known yet."""
+        found = self._dense.get(kind)
+        return statistics.median(found) if found else None
+
+    def dense_is_faster(self, kind: object) -> bool:
+        """Whether a step of this kind that is to skip rows had better read everything."""
+        sparse = self._sparse.get(kind, ())
+        if len(sparse) < self._NEWEST:
+            return False
+        since = self._since.get(kind, 0)
+        if kind not in self._dense:
+            return since >= self._BEFORE_TRIAL
+        faster = statistics.median(self._dense[kind]) < statistics.median(sparse)
+        if since >= self._AGAIN:
+            self._since[kind] = 0
+            return not faster
+        return faster
+
+    def forget_sparse(self) -> None:
+        """Forget what skipping took: it is done in another way from now on."""
+        self._sparse.clear()

@@ -12,6 +12,11 @@ def whole(rows: int) -> np.ndarray:
     return np.array([[0, rows]], np.int64)
 
 
+def between(first: int, end: int) -> np.ndarray:
+    """Return the one run of the rows from `first` up to `end`, or none."""
+    return np.array([[first, end - first]] if end > first else np.empty((0, 2)), np.int64)
+
+
 def count(runs: np.ndarray) -> int:
     """Return how many rows the runs hold."""
     return int(runs[:, 1].sum())

@@ -4,12 +4,14 @@
 
 Importance is the mean of |activation| over a step's tokens of one kind (Neuron Chunking, section
 3.1). Text and visual tokens choose separately: their activations have little in common, and one
-mixed selection costs most of the accuracy. What is read for either serves both.
+mixed selection costs most of the accuracy. What is read for either serves both. A group's head is
+in memory: what it holds is kept without being chosen.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,29 +19,40 @@ import torch
 from neuron_chunk_ros.chunking import make_policy, runs
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.chunking.deadline import Pacer
-from neuron_chunk_ros.chunking.estimate import Correction
+from neuron_chunk_ros.chunking.estimate import Correction, StepTimes
 from neuron_chunk_ros.chunking.policies import Optimal
-from neuron_chunk_ros.engine.telemetry import StepTelemetry
+from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.profile import Profile
 
-_FRONTIER_EVERY = 4  # steps; a frontier costs as much as a selection and changes slowly
+_FRONTIER_EVERY = 4  # steps of a kind; a frontier costs as much as a selection, changes slowly
 _TEXT_SHARE = 0.5    # of a group's time budget, where a step has tokens of both kinds
+_FEW = 16            # tokens; from here on importance is a product of matrices
+_NOTHING = np.empty((0, 2), np.int64)
 
 
 class Chooser:
     """Chooses for one step after another; keeps what it learns from them."""
 
-    def __init__(self, bundle: Bundle, budgets: Budgets, profile: Profile, block_size: int):
-        """`block_size`: bytes that the device's reads are multiples of."""
+    def __init__(self, bundle: Bundle, budgets: Budgets, profile: Profile, block_size: int,
+                 heads: Mapping[str, int], floor: float = 0.0):
+        """Take what is known of model and storage.
+
+        :param block_size: bytes that the device's reads are multiples of.
+        :param heads: by group, how many of its first rows are held in memory.
+        :param floor: share of a group's importance that is kept whatever the deadline says.
+        """
         self.budgets, self.profile, self._block_size = budgets, profile, block_size
+        self._heads, self._floor = heads, floor
         self._frontier_of = Optimal(profile, block_size)
-        self._pacer = Pacer({g.name: self._frontier_of.whole_seconds(g.rows, g.row_bytes)
+        self._pacer = Pacer({g.name: self._frontier_of.whole_seconds(g.rows - heads[g.name],
+                                                                     g.row_bytes)
                              for g in bundle.groups.values()})
         self._corrections: dict[str, Correction] = {}
-        self._steps = 0
+        self._times = StepTimes()
+        self._steps: dict[tuple, int] = {}
+        self._weights: torch.Tensor | None = None
         self.configure('dense', 0.0, 0.0, 0.0)
-        self.begin('prefill', None)
 
     def configure(self, policy: str, sparsity: float, text_sparsity: float,
                   deadline_ms: float) -> None:
@@ -47,68 +60,88 @@ class Chooser:
         self.policy, self.sparsity, self.text_sparsity = policy, sparsity, text_sparsity
         self.deadline_ms = deadline_ms
         self._select = make_policy(policy, self.profile, self._block_size)
+        self._times.forget_sparse()
         # Nothing is ever skipped, so rows can be read before anyone knows the activations.
         self.dense = policy == 'dense' or (
             not deadline_ms and sparsity == 0 and text_sparsity == 0)
 
-    def begin(self, step: str, visual: torch.Tensor | None) -> None:
-        """Start a step.
-
-        :param visual: bool [tokens], True at visual tokens; None where there are none.
-        """
+    def begin(self, step: Step) -> None:
+        """Start a step."""
         self._began = self._last_end = time.perf_counter()
-        self._steps += 1
-        self._correction = self._corrections.setdefault(step, Correction())
-        self._kinds = self._token_kinds(step, visual)
+        kind = self._kind = (step.kind, int(step.tokens).bit_length())
+        self._steps[kind] = self._steps.get(kind, 0) + 1
+        self._correction = self._corrections.setdefault(step.kind, Correction())
+        self._kinds = self._token_kinds(step)
+        self._weights = None
+        self._floored = False
         self._paced = bool(self.deadline_ms) and not self.dense
-        if self._paced:
-            self._pacer.begin(step, self.deadline_ms / 1e3)
         # One kind of token that wants every row has all of them read; once there, they serve
         # the other kind as well.
         self.everything = self.dense or (not self._paced and any(
             sparsity == 0 for _, _, sparsity in self._kinds))
+        if self._paced and self._dense_fits(kind):
+            self.everything, self._paced = True, False
+        elif not self.everything and self._select.falls_back and not self._paced:
+            self.everything = self._times.dense_is_faster(kind)
+        if self._paced:
+            self._pacer.begin(kind, self.deadline_ms / 1e3)
 
-    def choose(self, group: Group, inputs: torch.Tensor, bill: StepTelemetry) -> np.ndarray:
-        """Return the runs to read and enter them in the bill.
+    def choose(self, group: Group, inputs: torch.Tensor, step: Step) -> np.ndarray:
+        """Return the runs to read of a group's tail and enter them in the bill; may be none.
 
         :param inputs: [tokens, rows], in the order in which the rows lie on flash.
         """
-        if self.everything:
-            chosen, kept = runs.whole(group.rows), 1.0
+        head, bill = self._heads[group.name], step.bill
+        if self.everything or head == group.rows:
+            chosen, kept = runs.between(head, group.rows), 1.0
         else:
-            magnitude = inputs.abs().float()
-            importance = [_mean(magnitude, tokens) for _, tokens, _ in self._kinds]
-            every = importance[0] if len(importance) == 1 else _mean(magnitude, None)
-            choices = (self._in_time(group, importance, every, bill) if self._paced
-                       else self._by_fraction(group, importance))
-            chosen = runs.union(choices, group.rows)
-            kept = runs.share(every, chosen)
+            importance = self._importance(inputs)
+            every = importance[-1]
+            choices = (self._in_time(group, head, importance[:-1], every, step) if self._paced
+                       else self._by_fraction(group, head, importance[:-1]))
+            choices = [choice for choice in choices if len(choice)]
+            chosen = runs.union(choices, group.rows) if choices else _NOTHING
+            kept = _kept(every, head, chosen)
         foretold = self._select.seconds(chosen, group.row_bytes)
         bill.profile_seconds += foretold
         bill.estimated_seconds += foretold * self._correction.factor
         bill.chunks += len(chosen)
-        bill.rows_selected += runs.count(chosen)
+        bill.rows_selected += head + runs.count(chosen)
+        bill.rows_held += head
         bill.rows_total += group.rows
         bill.importance_kept += group.rows * kept
-        bill.contiguity = [a + int(b) for a, b in zip(
-            bill.contiguity, runs.contiguity(chosen, len(bill.contiguity)), strict=True)]
+        if len(chosen):
+            bill.contiguity = [a + int(b) for a, b in zip(
+                bill.contiguity, runs.contiguity(chosen, len(bill.contiguity)), strict=True)]
         return chosen
 
     def done(self) -> None:
         """Note that a group has been multiplied."""
         self._last_end = time.perf_counter()
 
-    def end(self, bill: StepTelemetry) -> None:
-        """Learn from a step's finished bill."""
+    def end(self, step: Step) -> None:
+        """Learn from a finished step."""
+        bill = step.bill
         self._correction.observe(bill.profile_seconds, bill.read_seconds)
+        self._times.observe(self._kind, self.everything, bill.seconds)
+        if self.deadline_ms and not self.dense:
+            bill.deadline_missed = self._floored or bill.seconds > 1.1 * self.deadline_ms / 1e3
         if self._paced:
             self._pacer.end(self._last_end - self._began, bill.read_seconds, bill.seconds)
 
-    def _token_kinds(self, step: str, visual: torch.Tensor | None):
+    def _dense_fits(self, kind: tuple) -> bool:
+        """Whether a step that reads everything keeps the deadline, as far as is known."""
+        known = self._times.dense(kind)
+        if known is None:  # nothing learnt yet: what the profile says of reading alone
+            known = self._pacer.whole_seconds * self._correction.factor
+        return known <= self.deadline_ms / 1e3
+
+    def _token_kinds(self, step: Step):
         """Return [(kind, tokens of this kind or None for all, sparsity)] for the step."""
-        if step == 'decode':
+        visual = step.visual
+        if step.kind == 'decode':
             return [('decode', None, self.sparsity)]
-        if step == 'append':
+        if step.kind == 'append':
             # The few tokens of text around a frame make do with what is read for it.
             return [('visual', visual, self.sparsity)]
         if visual is None or not bool(visual.any()):
@@ -117,36 +150,83 @@ class Chooser:
             return [('visual', None, self.sparsity)]
         return [('text', ~visual, self.text_sparsity), ('visual', visual, self.sparsity)]
 
-    def _by_fraction(self, group: Group, importance: list[np.ndarray]) -> list[np.ndarray]:
+    def _importance(self, inputs: torch.Tensor) -> np.ndarray:
+        """Return the mean magnitudes [kinds + 1, rows], float32: of each kind, and of all."""
+        tokens = len(inputs)
+        if self._weights is None or self._weights.shape[1] != tokens:
+            weights = torch.zeros(len(self._kinds) + 1, tokens, device=inputs.device)
+            for row, (_, mine, _) in zip(weights, self._kinds, strict=False):
+                row[slice(None) if mine is None else mine] = 1.0
+            weights[-1] = 1.0
+            self._weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+        if tokens == 1:
+            return inputs.abs().float().expand(len(self._weights), -1).cpu().numpy()
+        dtype = inputs.dtype if tokens >= _FEW else torch.float32
+        return (self._weights.to(dtype) @ inputs.abs().to(dtype)).float().cpu().numpy()
+
+    def _by_fraction(self, group: Group, head: int, importance: np.ndarray) -> list[np.ndarray]:
         choices = []
         for (kind, _, wanted), mine in zip(self._kinds, importance, strict=True):
             sparsity = self.budgets.sparsity(group.name, kind, wanted)
-            choices.append(self._select(mine, round(group.rows * (1 - sparsity)),
-                                        group.row_bytes))
+            rows = round(group.rows * (1 - sparsity))
+            chosen = self._select(mine, rows, group.row_bytes)
+            if head:
+                # With the head at least what would be kept without, and no row more.
+                chosen = self._rest(mine, head, runs.share(mine, chosen), group.row_bytes)
+            choices.append(chosen)
         return choices
 
-    def _in_time(self, group: Group, importance: list[np.ndarray], every: np.ndarray,
-                 bill: StepTelemetry) -> list[np.ndarray]:
+    def _rest(self, importance: np.ndarray, head: int, share: float,
+              row_bytes: int) -> np.ndarray:
+        """Return the runs of the tail that keep, with the head, this share of the importance."""
+        total = float(importance.sum(dtype=np.float64))
+        held = float(importance[:head].sum(dtype=np.float64))
+        if total <= 0 or share * total <= held * (1 + 1e-6):
+            return _NOTHING
+        tail = np.ascontiguousarray(importance[head:])
+        wanted = min(share * total - held, float(tail.sum(dtype=np.float64)))
+        return _shifted(self._select.keeping(tail, wanted, row_bytes), head)
+
+    def _in_time(self, group: Group, head: int, importance: np.ndarray, every: np.ndarray,
+                 step: Step) -> list[np.ndarray]:
         factor = self._correction.factor
-        share = self._pacer.share(
-            group.name, time.perf_counter() - self._began, bill.read_seconds) / factor
-        if self._steps % _FRONTIER_EVERY <= 1:
-            frontier = self._frontier_of.frontier(every, group.row_bytes)
+        share = self._pacer.share(group.name, time.perf_counter() - self._began,
+                                  step.bill.read_seconds) / factor
+        tails = [np.ascontiguousarray(mine[head:]) for mine in importance]
+        if self._steps[self._kind] % _FRONTIER_EVERY <= 1:
+            frontier = self._frontier_of.frontier(np.ascontiguousarray(every[head:]),
+                                                  group.row_bytes)
             frontier[:, 0] *= factor
             frontier[:, 1] *= np.mean([self.budgets.worth(group.name, kind)
                                        for kind, _, _ in self._kinds])
             self._pacer.learn(group.name, frontier)
-        if len(importance) == 1:
-            return [self._select.within(importance[0], share, group.row_bytes)]
-        text, visual = importance
-        first = self._select.within(text, _TEXT_SHARE * share, group.row_bytes)
-        # What is read for the text is there for the visual tokens as well.
-        rest = visual.copy()
-        rest[runs.indices(first)] = 0
-        taken = self._select.seconds(first, group.row_bytes)
-        return [first, self._select.within(rest, share - taken, group.row_bytes)]
+        first = self._select.within(tails[0], share if len(tails) == 1 else _TEXT_SHARE * share,
+                                    group.row_bytes)
+        choices = [_shifted(first, head)]
+        if len(tails) == 2:
+            # What is read for the text is there for the visual tokens as well.
+            rest = tails[1].copy()
+            rest[runs.indices(first)] = 0
+            taken = self._select.seconds(first, group.row_bytes)
+            choices.append(_shifted(self._select.within(rest, share - taken, group.row_bytes),
+                                    head))
+        if self._floor:
+            for number, mine in enumerate(importance):
+                if _kept(mine, head, runs.union(choices, group.rows)) < self._floor:
+                    choices[number] = self._rest(mine, head, self._floor, group.row_bytes)
+                    self._floored = True
+            choices = [choice for choice in choices if len(choice)]
+        return choices
 
 
-def _mean(magnitude: torch.Tensor, tokens: torch.Tensor | None) -> np.ndarray:
-    mine = magnitude if tokens is None else magnitude[tokens]
-    return mine.mean(dim=0).cpu().numpy()
+def _shifted(chosen: np.ndarray, rows: int) -> np.ndarray:
+    if rows:
+        chosen = chosen + np.array([rows, 0], np.int64)
+    return chosen
+
+
+def _kept(importance: np.ndarray, head: int, chosen: np.ndarray) -> float:
+    """Return the share of the importance in the head and the runs behind it."""
+    if head:
+        chosen = np.concatenate([[[0, head]], chosen])
+    return runs.share(importance, chosen) if len(chosen) else 0.0

@@ -2,31 +2,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers whose weights stay on flash.
 
-The layers of a group get the same input, so the first one called has the streamer compute all of
-them in one pass over the group's rows; the others take their part of that result.
+The layers of a group get the same input, so the first one called has all of them computed in
+one pass over the group's rows; the others take their part of that result.
 """
 
 from __future__ import annotations
 
 import torch
 
-from neuron_chunk_ros.engine.flash_products import FlashProducts
+from neuron_chunk_ros.engine.flash_products import GroupProducts
 from neuron_chunk_ros.storage.bundle import Group
 
 
 class FlashGroup:
     """The layers of one group; holds a result only until each layer has taken its part."""
 
-    def __init__(self, group: Group, streamer: FlashProducts):
+    def __init__(self, group: Group, products: GroupProducts):
         self.group = group
-        self._streamer = streamer
+        self._products = products
         self._input: torch.Tensor | None = None
         self._parts: dict[int, torch.Tensor] = {}
 
     def project(self, inputs: torch.Tensor, member: int) -> torch.Tensor:
         """Return inputs @ W of one member: [..., rows] -> [..., the member's columns]."""
         if inputs is not self._input or member not in self._parts:
-            product = self._streamer.multiply(self.group, inputs.reshape(-1, self.group.rows))
+            product = self._products.multiply(self.group, inputs.reshape(-1, self.group.rows))
             product = product.view(*inputs.shape[:-1], self.group.columns)
             widths = [m.columns for m in self.group.members]
             self._parts = dict(enumerate(product.split(widths, dim=-1)))
@@ -63,14 +63,14 @@ class FlashLinear(torch.nn.Module):
 
 
 def replace_linears(model: torch.nn.Module, groups: dict[str, Group],
-                    streamer: FlashProducts) -> list:
+                    products: GroupProducts) -> list:
     """Put flash-backed layers in the place of the decoder's, return their groups.
 
     :raises KeyError, AttributeError: where a member names no module of the model.
     """
     made = []
     for group in groups.values():
-        flash = FlashGroup(group, streamer)
+        flash = FlashGroup(group, products)
         made.append(flash)
         for index, member in enumerate(group.members):
             path, _, name = member.name.rpartition('.')

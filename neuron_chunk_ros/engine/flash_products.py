@@ -1,32 +1,43 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Multiplying by rows that stream in from flash.
+"""Multiplying by rows of which some are held in memory and the rest stream in from flash.
 
-A group's chosen rows are cut into pieces that fit a buffer. While one piece is multiplied the
-next is being read; where nothing is skipped, the next group's first piece too, since its rows
-need not be chosen first. Memory is the buffers, whatever the model's size.
+A group is a head that is held and a tail on flash. What is chosen and read is of the tail; while
+it is on its way the head is multiplied. Pieces of a tail that fit a buffer are read ahead of the
+products: of the same group, and where nothing has to be chosen first, of the groups behind it.
+Memory is the heads and the buffers, whatever the model's size.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from neuron_chunk_ros.chunking import runs
+from neuron_chunk_ros.engine import rows as stored_rows
 from neuron_chunk_ros.engine.chooser import Chooser
-from neuron_chunk_ros.engine.products import STEP, Products
+from neuron_chunk_ros.engine.heads import Heads
+from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum
+from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
 BUFFERS = 3
 LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
-DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
+
+
+class GroupProducts(Protocol):
+    """What multiplies for the flash-backed layers; calibration has one of its own."""
+
+    def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
+        """Return inputs @ W: [tokens, rows] -> [tokens, columns]."""
 
 
 @dataclass
@@ -41,56 +52,56 @@ class _Flight:
 
 
 class FlashProducts:
-    """Reads chosen rows and multiplies by them; keeps the bill of the current step."""
+    """Reads chosen rows and multiplies by them, one step after another."""
 
-    def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, piece_bytes: int):
+    def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, heads: Heads,
+                 piece_bytes: int):
         """Allocate the buffers.
 
         :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
         """
-        self.bundle, self.reader, self.chooser = bundle, reader, chooser
-        # May raise to stop a step midway; looked at between pieces and while waiting for one.
-        self.check: Callable[[], None] = lambda: None
-        self.on_group: Callable[[float], None] | None = None  # told the share of a step's groups
-        # What the reader may need for a run beyond its bytes: two blocks, and up to a page.
-        self._slack = 2 * max(reader.block_size, 512) + 4096
-        least = max(g.row_bytes for g in bundle.groups.values()) + self._slack
-        most = max(g.nbytes for g in bundle.groups.values()) + self._slack
-        self.piece_bytes = max(least, min(piece_bytes, most))
-        self._buffers = [reader.allocate(self.piece_bytes) for _ in range(BUFFERS)]
+        self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
+        self._slack = slack_bytes(reader)
+        self.piece_bytes, room = piece_size(bundle, self._slack, piece_bytes)
+        self._buffers = [reader.allocate(self.piece_bytes + room) for _ in range(BUFFERS)]
         self._views = [torch.frombuffer(b, dtype=torch.uint8) for b in self._buffers]
-        self._product = Products()
+        self._scratch = Scratch()
         self._turn = 0
         self._flights: deque[_Flight] = deque()
-        names = list(bundle.groups)
-        self._after = dict(zip(names, names[1:] + names[:1], strict=True))
-        self._last = names[-1]
+        self._ahead: Iterator[tuple[Group, np.ndarray]] = iter(())
+        self._names = list(bundle.groups)
         self._file = {name: bundle.file_index(g) for name, g in bundle.groups.items()}
         self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
         self._read_until = 0.0
-        self.begin('prefill', None)
+        self._step, self._goes_on = Step('prefill', 0), False
+        chooser.begin(self._step)
 
     @property
     def buffer_bytes(self) -> int:
         """Memory the buffers take."""
         return sum(b.nbytes for b in self._buffers)
 
-    def begin(self, step: str, visual: torch.Tensor | None) -> None:
-        """Start a step.
+    def begin(self, step: Step) -> None:
+        """Start a step."""
+        self._step = step
+        step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
+        self.chooser.begin(step)
+        self._goes_on = self.chooser.dense and step.tokens <= FEW
+        self._ahead = self._all_pieces() if self.chooser.everything else iter(())
+        if self._flights and not self.chooser.everything:
+            self.abandon()  # read ahead for a step that was to want everything
+        for flight in self._flights:
+            following = next(self._ahead, None)
+            if following is None or not _same(flight, *following):
+                self.abandon()
+                self._ahead = self._all_pieces()
+                break
+        self._top_up(deque())
 
-        :param visual: bool [tokens], True at visual tokens; None where there are none.
-        """
-        self._groups_done = 0
-        self._bill = StepTelemetry(step, backend=self.reader.backend,
-                                   direct_io=self.reader.direct, importance_kept=0.0)
-        self.chooser.begin(step, visual)
-
-    def end(self, tokens: int, seconds: float) -> StepTelemetry:
+    def end(self) -> StepTelemetry:
         """Close the step and hand out its bill."""
-        bill = self._bill
-        bill.tokens, bill.seconds = tokens, seconds
-        bill.importance_kept = bill.importance_kept / bill.rows_total if bill.rows_total else 1.0
-        self.chooser.end(bill)
+        bill = self._step.end()
+        self.chooser.end(self._step)
         return bill
 
     def abandon(self) -> None:
@@ -103,47 +114,63 @@ class FlashProducts:
             self._flights.popleft().batch = None
 
     def close(self) -> None:
-        """Take back reads under way, let go of the buffers."""
+        """Take back reads under way, let go of buffers and heads."""
         self.abandon()
         self._views, self._buffers, self._order = [], [], {}
+        self._scratch.clear()
+        self.heads.close()
 
     def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
-        """Return inputs @ W over the rows the policy chooses.
+        """Return inputs @ W over the head and the rows of the tail that the policy chooses.
 
         :param inputs: [tokens, rows] on the model's device.
-        :return: [tokens, columns], the inputs' dtype.
+        :return: [tokens, columns], the inputs' dtype; overwritten by a later group's.
         """
-        self.check()
+        step, bill = self._step, self._step.bill
+        step.check()
         inputs = self._as_stored(group, inputs)
         started = time.perf_counter()
-        chosen = self.chooser.choose(group, inputs, self._bill)
+        chosen = self.chooser.choose(group, inputs, step)
+        missing = self.heads.missing(group)
+        if missing:
+            head = self.heads.rows[group.name]
+            chosen = runs.union([np.array([[head - missing, missing]], np.int64), chosen],
+                                group.rows) if len(chosen) else np.array(
+                                    [[head - missing, missing]], np.int64)
         waiting = self._cut(group, chosen)
-        self._bill.select_seconds += time.perf_counter() - started
-        if self._flights and not (self._flights[0].group == group.name and np.array_equal(
-                self._flights[0].rows, waiting[0])):
-            self.abandon()  # read ahead for another selection
-        whole, product = len(waiting) == 1, None
-        pending = deque(waiting[len(self._flights):])
+        pending: deque = deque()
+        if not self._in_turn(group, waiting):
+            self.abandon()
+            pending.extend((group, rows) for rows in waiting)
+            self._ahead = (self._all_pieces(group.name) if self.chooser.everything
+                           else iter(()))
+        self._top_up(pending)
+        chose = time.perf_counter()
+        bill.select_seconds += chose - started
+        step.mark('choose', group.name, started, chose)
+        total = Sum(inputs, group.columns, self._scratch)
+        held = self.heads.weights(group)
+        if len(held):
+            self._add(total, group, np.array([[0, len(held)]], np.int64), held)
+            bill.bytes_held += held.nbytes
         for rows in waiting:
-            while pending and len(self._flights) < BUFFERS - 1:
-                self._launch(group, pending.popleft())
-            if self.chooser.everything and not pending and len(self._flights) < BUFFERS - 1:
-                self._read_ahead(group)
-            weights = self._land(group)
-            started = time.perf_counter()
-            part = self._part(group, inputs, rows, weights)
-            if whole:
-                product = part
-            else:
-                # Pieces are added in float32: in bfloat16 each sum would round once more.
-                product = part.float() if product is None else product.add_(part)
-            self._bill.compute_seconds += time.perf_counter() - started
-            self.check()
+            weights, room = self._land(group)
+            self._add(total, group, rows, weights, room)
+            if missing and rows[0, 0] < self.heads.rows[group.name]:
+                self.heads.fill(group, int(rows[0, 0]), weights[:int(rows[0, 1])])
+            self._top_up(pending)
+            step.check()
         self.chooser.done()
-        self._groups_done += 1
-        if self.on_group is not None:
-            self.on_group(self._groups_done / len(self.bundle.groups))
-        return product.to(inputs.dtype)
+        step.group_done(len(self._names))
+        return total.result()
+
+    def _add(self, total: Sum, group: Group, rows: np.ndarray, weights: torch.Tensor,
+             room: int = 0) -> None:
+        started = time.perf_counter()
+        total.add(rows, weights, room)
+        ended = time.perf_counter()
+        self._step.bill.compute_seconds += ended - started
+        self._step.mark('multiply', group.name, started, ended)
 
     def _as_stored(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
         """Put the activation in the order in which the group's rows lie on flash."""
@@ -156,7 +183,41 @@ class FlashProducts:
         return inputs.index_select(1, order)
 
     def _cut(self, group: Group, chosen: np.ndarray) -> list[np.ndarray]:
+        if not len(chosen):
+            return []
         return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
+
+    def _in_turn(self, group: Group, waiting: list[np.ndarray]) -> bool:
+        """Whether what is under way is what this group waits for."""
+        if not waiting:
+            return self.chooser.everything or not self._flights
+        return bool(self._flights) and _same(self._flights[0], group, waiting[0])
+
+    def _all_pieces(self, after: str = '') -> Iterator[tuple[Group, np.ndarray]]:
+        """Yield the pieces of a step that wants every row, from the group after `after` on.
+
+        Where the next step is to want every row, too, its pieces follow.
+        """
+        at = self._names.index(after) + 1 if after else 0
+        while True:
+            found = False
+            for name in self._names[at:]:
+                group = self.bundle.groups[name]
+                first = self.heads.rows[name] - self.heads.missing(group)
+                for rows in self._cut(group, runs.between(first, group.rows)):
+                    found = True
+                    yield group, rows
+            if not self._goes_on or not (found or at):
+                return
+            at = 0
+
+    def _top_up(self, pending: deque) -> None:
+        """Keep as many reads under way as buffers allow: the one in use stays as it is."""
+        while len(self._flights) < BUFFERS - 1:
+            following = pending.popleft() if pending else next(self._ahead, None)
+            if following is None:
+                return
+            self._launch(*following)
 
     def _launch(self, group: Group, rows: np.ndarray) -> None:
         started = time.perf_counter()
@@ -165,38 +226,42 @@ class FlashProducts:
         self._flights.append(_Flight(group.name, rows, self._turn, batch, started))
         self._turn = (self._turn + 1) % BUFFERS
 
-    def _read_ahead(self, group: Group) -> None:
-        following = self.bundle.groups[self._after[group.name]]
-        if not self.chooser.dense and group.name == self._last:
-            return  # the next step may choose
-        self._launch(following, self._cut(following, runs.whole(following.rows))[0])
-
-    def _land(self, group: Group) -> torch.Tensor:
-        """Wait for the oldest piece; return its rows [n, columns]."""
-        flight = self._flights[0]
+    def _land(self, group: Group) -> tuple[torch.Tensor, int]:
+        """Wait for the oldest piece; return its rows [n, columns] and the rows of room behind."""
+        flight, step = self._flights[0], self._step
         started = time.perf_counter()
         while (stats := flight.batch.wait(LOOK_EVERY)) is None:
-            self.check()
+            step.check()
         self._flights.popleft()
-        bill = self._bill
-        bill.wait_seconds += time.perf_counter() - started
+        ended, bill = time.perf_counter(), step.bill
+        bill.wait_seconds += ended - started
         bill.bytes_read += stats.bytes_read
         bill.bytes_used += stats.bytes_wanted
         bill.requests += stats.requests
-        # Reads of several pieces overlap; their common time counts once.
+        # Reads of several pieces overlap; their common time counts once. What was read before
+        # the step began is not its time.
         done = flight.started + stats.seconds
-        bill.read_seconds += max(0.0, done - max(flight.started, self._read_until))
+        begun = max(flight.started, self._read_until, step.started)
+        bill.read_seconds += max(0.0, done - begun)
         self._read_until = max(self._read_until, done)
-        used = runs.count(flight.rows) * group.row_bytes
-        weights = self._views[flight.buffer][:used].view(DTYPES[group.dtype])
-        return weights.view(-1, group.columns)
+        step.mark('read', group.name, flight.started, done)
+        step.mark('wait', group.name, started, ended)
+        count = runs.count(flight.rows)
+        view = self._views[flight.buffer]
+        return stored_rows.stored(view, group, count), len(view) // group.row_bytes - count
 
-    def _part(self, group: Group, inputs: torch.Tensor, rows: np.ndarray,
-              weights: torch.Tensor) -> torch.Tensor:
-        if len(rows) == 1:
-            first, length = rows[0]
-            mine = inputs[:, first:first + length]
-        else:
-            mine = inputs[:, torch.from_numpy(runs.indices(rows)).to(inputs.device)]
-        # The cast does nothing but for float16 on a CPU, whose products only bfloat16 makes fast.
-        return self._product(mine, weights.to(inputs.device, inputs.dtype))
+
+def slack_bytes(reader: Reader) -> int:
+    """Return what the reader may need for a run beyond its bytes: two blocks, up to a page."""
+    return 2 * max(reader.block_size, 512) + 4096
+
+
+def piece_size(bundle: Bundle, slack: int, wanted: int) -> tuple[int, int]:
+    """Return a piece's bytes, and how many more a buffer has so that rows may be padded."""
+    widest = max(group.row_bytes for group in bundle.groups.values())
+    most = max(group.nbytes for group in bundle.groups.values()) + slack
+    return max(widest + slack, min(wanted, most)), min(STEP * widest, most)
+
+
+def _same(flight: _Flight, group: Group, rows: np.ndarray) -> bool:
+    return flight.group == group.name and np.array_equal(flight.rows, rows)

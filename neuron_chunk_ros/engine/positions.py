@@ -43,12 +43,12 @@ class KeyRotation:
     rotation by n times the model's own frequencies, in all three axes alike.
     """
 
-    def __init__(self, model, head: int):
+    def __init__(self, decoder: torch.nn.Module, head: int):
         """Read the frequencies.
 
         :raises ModelError: where they change with the length, or don't turn the whole head.
         """
-        rotary = model.model.language_model.rotary_emb
+        rotary = decoder.rotary_emb
         kind = getattr(rotary, 'rope_type', 'default')
         if kind not in _STATIC:
             raise ModelError(f"a stream can't be kept with rope_type '{kind}' (known: "

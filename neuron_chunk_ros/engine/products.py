@@ -1,42 +1,142 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Products with any number of rows, at the price of few.
+"""Products that add up in place, whatever the number of rows.
 
-On a CPU, torch's bfloat16 product generates and keeps a kernel for every new shape. Selections
-have a different number of rows nearly every time: each would pay for a kernel of its own (12 ms
-instead of 0.8 for 40 tokens x 5632 columns, one core) and keep it in memory. So rows are
-multiplied in multiples of STEP, the rest padded to STEP with zero activations.
+Many tokens: torch's product, added to what is there. On a CPU, torch's bfloat16 product generates
+and keeps a kernel for every new shape, and selections have a different number of rows nearly
+every time (12 ms instead of 0.8 for 40 tokens x 5632 columns, one core). So rows are multiplied
+in multiples of STEP, zero rows behind them.
+
+Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
+lie, beginning with the first that arrive.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from neuron_chunk_ros import _native
+
 STEP = 64
+FEW = 8  # tokens; from here on torch's product is faster
+_NATIVE = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}
 
 
-class Products:
-    """Multiplies on one device; keeps one scratch block for each width it has met."""
+def padded(rows: int) -> int:
+    """Return the multiple of STEP that so many rows are multiplied as."""
+    return -(-rows // STEP) * STEP
+
+
+class Sum:
+    """inputs @ W, [tokens, columns], as W's rows come in."""
+
+    def __init__(self, inputs: torch.Tensor, columns: int, scratch: Scratch):
+        """`inputs`: [tokens, rows]."""
+        self.inputs, self.columns = inputs, columns
+        self.on_cpu = inputs.device.type == 'cpu'
+        self.few = (self.on_cpu and len(inputs) <= FEW and inputs.dtype in _NATIVE
+                    and hasattr(_native, 'row_products'))
+        self._pad = self.on_cpu and not self.few and inputs.dtype == torch.bfloat16
+        self._begun = False
+        if self.few:
+            self._floats = inputs.float()
+            self._out = scratch.floats(len(inputs), columns)
+            self._out.zero_()
+        else:
+            self._out = scratch.like(inputs, columns)
+
+    def add(self, rows: np.ndarray, weights: torch.Tensor, room: int = 0) -> None:
+        """Add the product with some rows.
+
+        :param rows: runs [n, 2], where in the inputs the weights' rows belong.
+        :param weights: [rows, columns], the runs one after another.
+        :param room: rows of memory behind the weights that may be overwritten.
+        """
+        if not len(weights):
+            return
+        if self.few:
+            inputs = _columns(self._floats, rows, len(weights)).contiguous().numpy()
+            _native.row_products(inputs, weights.data_ptr(), _NATIVE[weights.dtype], len(weights),
+                                 self.columns, self._out.numpy(), torch.get_num_threads())
+            return
+        count = len(weights)
+        if self._pad and count % STEP:
+            if count + room < padded(count):
+                even = count - count % STEP
+                if even:
+                    head, tail = _split(rows, even)
+                    self._add(_columns(self.inputs, head, even), weights[:even])
+                    rows, weights, count = tail, weights[even:], count - even
+                behind = weights.new_zeros(STEP, self.columns)
+                behind[:count] = weights
+                weights = behind
+            else:
+                size = (padded(count), self.columns)
+                weights = weights.as_strided(size, (self.columns, 1))
+                weights[count:] = 0
+        self._add(_columns(self.inputs, rows, len(weights)),
+                  weights.to(self.inputs.device, self.inputs.dtype))
+
+    def result(self) -> torch.Tensor:
+        """Return the sum in the inputs' dtype; its memory is used again for the next."""
+        if self.few:
+            return self._out.to(self.inputs.dtype)
+        return self._out if self._begun else self._out.zero_()
+
+    def _add(self, inputs: torch.Tensor, weights: torch.Tensor) -> None:
+        if self._begun:
+            torch.addmm(self._out, inputs, weights, out=self._out)
+        else:
+            torch.mm(inputs, weights, out=self._out)
+        self._begun = True
+
+
+class Scratch:
+    """Memory for sums, kept from one to the next: fresh pages would cost more than the product."""
 
     def __init__(self):
-        self._scratch: dict[int, torch.Tensor] = {}
+        self._kept: dict[tuple, torch.Tensor] = {}
 
-    def __call__(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return inputs [tokens, n] @ weights [n, columns], in float32 where parts were added."""
-        rows = len(weights)
-        rest = rows % STEP
-        if not rest or inputs.device.type != 'cpu' or inputs.dtype != torch.bfloat16:
-            return inputs @ weights
-        block = self._scratch.get(weights.shape[1])
-        if block is None:
-            block = self._scratch[weights.shape[1]] = weights.new_zeros(STEP, weights.shape[1])
-        # Rows left from earlier products need no wiping: they meet zero activations.
-        block[:rest] = weights[rows - rest:]
-        padded = inputs.new_zeros(len(inputs), STEP)
-        padded[:, :rest] = inputs[:, rows - rest:]
-        product = padded @ block
-        if rows == rest:
-            return product
-        # Contiguous: another stride would be another shape to the kernel cache.
-        main = inputs[:, :rows - rest].contiguous() @ weights[:rows - rest]
-        return main.float().add_(product)
+    def like(self, inputs: torch.Tensor, columns: int) -> torch.Tensor:
+        """Return [tokens, columns] of the inputs' dtype and device."""
+        return self._get(len(inputs), columns, inputs.dtype, inputs.device)
+
+    def floats(self, tokens: int, columns: int) -> torch.Tensor:
+        """Return float32 [tokens, columns]."""
+        return self._get(tokens, columns, torch.float32, torch.device('cpu'))
+
+    def _get(self, tokens: int, columns: int, dtype, device) -> torch.Tensor:
+        key = columns, dtype, device
+        kept = self._kept.get(key)
+        if kept is None or len(kept) < tokens:
+            kept = self._kept[key] = torch.empty(tokens, columns, dtype=dtype, device=device)
+        return kept[:tokens]
+
+    def clear(self) -> None:
+        """Let go of it."""
+        self._kept.clear()
+
+
+def _columns(inputs: torch.Tensor, rows: np.ndarray, count: int) -> torch.Tensor:
+    """Return the inputs' columns that the runs name, [tokens, count]; any others behind them."""
+    if len(rows) == 1:
+        first, length = int(rows[0, 0]), int(rows[0, 1])
+        if length == count:
+            return inputs[:, first:first + count]
+    parts = [inputs[:, first:first + length] for first, length in rows.tolist()]
+    short = count - sum(part.shape[1] for part in parts)
+    if short:  # these meet zero rows
+        parts.append(inputs.new_zeros(len(inputs), short))
+    return torch.cat(parts, dim=1)
+
+
+def _split(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut runs behind their first `count` rows."""
+    ends = np.cumsum(rows[:, 1])
+    at = int(np.searchsorted(ends, count))
+    head, tail = rows[:at + 1].copy(), rows[at:].copy()
+    over = int(ends[at]) - count
+    head[-1, 1] -= over
+    tail[0] = [tail[0, 0] + tail[0, 1] - over, over]
+    return head, tail[tail[:, 1] > 0]

@@ -6,48 +6,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
-from neuron_chunk_ros.engine.flash_products import DTYPES, FlashProducts
-from neuron_chunk_ros.engine.kv_cache import kv_shape
-from neuron_chunk_ros.errors import BundleError, MemoryBudgetError
+from neuron_chunk_ros.engine.flash_products import GroupProducts
+from neuron_chunk_ros.engine.rows import compute_dtype
+from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.storage.bundle import Bundle
 
-MIB = 1 << 20
-_LOAD_BYTES = 16 * MIB  # read between two words on progress
+_LOAD_BYTES = 16 << 20  # read between two words on progress
 _SAFETENSORS_TYPES = {'BF16': torch.bfloat16, 'F16': torch.float16, 'F32': torch.float32,
                       'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8,
                       'BOOL': torch.bool}
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes a session takes for as long as it is open, beside Python and its libraries."""
-
-    resident: int
-    buffers: int
-    kv_cache: int
-    key_copies: int = 0  # of a stream from several cameras
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.resident + self.buffers + self.kv_cache + self.key_copies
-
-    def check(self, budget_mb: int | None) -> None:
-        """Raise MemoryBudgetError, with the numbers, where the budget is too small."""
-        if budget_mb and self.total > budget_mb * MIB:
-            raise MemoryBudgetError(
-                f'memory_budget_mb is {budget_mb}, but {-(-self.total // MIB)} MB are needed: '
-                f'{self.resident / MIB:.0f} resident weights + {self.buffers / MIB:.0f} read '
-                f'buffers + {self.kv_cache / MIB:.0f} KV cache + {self.key_copies / MIB:.0f} key '
-                f'copies; raise the budget, or lower max_context')
 
 
 def read_config(bundle: Bundle):
@@ -56,19 +30,7 @@ def read_config(bundle: Bundle):
     return raw, family_for(raw).config(raw)
 
 
-def compute_dtype(bundle: Bundle, device: str) -> torch.dtype:
-    """Return the dtype to compute in: the bundle's, but never float16 on a CPU (unusably slow)."""
-    dtype = DTYPES[bundle.dtype]
-    return torch.bfloat16 if dtype == torch.float16 and device == 'cpu' else dtype
-
-
-def kv_bytes(text_config, context: int, dtype: torch.dtype) -> int:
-    """Return the KV cache's size for `context` tokens."""
-    layers, heads, head = kv_shape(text_config)
-    return 2 * layers * heads * head * dtype.itemsize * context
-
-
-def build_model(bundle: Bundle, config, streamer: FlashProducts, device: str,
+def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
                 on_progress: Callable[[float], None] | None = None):
     """Build transformers' model with flash-backed decoder layers.
 
@@ -79,11 +41,11 @@ def build_model(bundle: Bundle, config, streamer: FlashProducts, device: str,
     :return: (model, its flash groups).
     :raises BundleError: where the bundle does not fit its own config.
     """
-    dtype = compute_dtype(bundle, device)
+    dtype = compute_dtype(bundle.dtype, device)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     try:
-        groups: list[FlashGroup] = replace_linears(model, bundle.groups, streamer)
+        groups: list[FlashGroup] = replace_linears(model, bundle.groups, products)
     except (AttributeError, ValueError) as error:
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({error})'
                           ) from error

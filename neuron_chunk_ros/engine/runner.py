@@ -15,7 +15,7 @@ from neuron_chunk_ros.engine.flash_linear import FlashGroup
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.kv_cache import KvCache
 from neuron_chunk_ros.engine.positions import Positions
-from neuron_chunk_ros.engine.step_clock import StepClock
+from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
 from neuron_chunk_ros.errors import RequestError, Stopped
 from neuron_chunk_ros.families import PromptPart
@@ -31,15 +31,26 @@ def _nothing(*_) -> None:
 class Runner:
     """Runs pieces of a prompt, and the one greedy loop that answers."""
 
-    def __init__(self, model, groups: list[FlashGroup], streamer: FlashProducts, tokenizer,
-                 stops: Collection[int]):
-        """`stops`: the tokens that end an answer."""
-        self._model, self._groups, self._streamer = model, groups, streamer
+    def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
+                 products: FlashProducts, tokenizer, stops: Collection[int], step_tokens: int):
+        """Take what runs.
+
+        :param decoder: the model's decoder; a step's time begins with its first layer.
+        :param stops: the tokens that end an answer.
+        :param step_tokens: tokens a step may have at most, as far as memory is declared.
+        """
+        self._model, self._groups, self._products = model, groups, products
         self._tokenizer, self._stops = tokenizer, frozenset(stops)
+        self._step_tokens = step_tokens
         self._positions = Positions(model)
-        self._clock = StepClock(model, streamer)
-        self._hooks = [
-            module.register_forward_pre_hook(lambda *_: streamer.check())
+        self._step: Step | None = None  # the one a pass is running for
+        self._steps: list[StepTelemetry] = []
+        self._timing = Timing()
+        self._check, self._on_step = _nothing, None
+        self._trace: list | None = None
+        self._hooks = [decoder.register_forward_pre_hook(lambda *_: self._decoder_begins())]
+        self._hooks += [
+            module.register_forward_pre_hook(lambda *_: self._check())
             for module in model.modules()
             if isinstance(module, torch.nn.Linear)]  # the vision tower's, and the LM head
 
@@ -47,9 +58,12 @@ class Runner:
         """Take the hooks off the model and let go of it."""
         for hook in self._hooks:
             hook.remove()
-        self._clock.close()
-        self._model = self._positions = None
+        self._model = self._positions = self._products = None
         self._groups, self._hooks = [], []
+
+    def trace(self, spans: list | None) -> None:
+        """Enter what later steps do in `spans`, see Step.trace; None ends it."""
+        self._trace = spans
 
     @contextlib.contextmanager
     def work(self, deadline: float | None, cancelled: Callable[[], bool] | None,
@@ -66,22 +80,22 @@ class Runner:
             if cancelled is not None and cancelled():
                 raise Stopped('cancelled')
 
-        self._streamer.check = check
-        self._clock.start(on_step)
+        self._check, self._on_step = check, on_step
+        self._steps, self._timing = [], Timing()
         try:
             check()
             yield
         except BaseException:
-            self._streamer.abandon()
+            self._products.abandon()
             for group in self._groups:
                 group.forget()
             raise
         finally:
-            self._streamer.check, self._streamer.on_group = _nothing, None
-            self._clock.stop()
+            self._check, self._on_step, self._step = _nothing, None, None
 
     def step(self, name: str, piece: PromptPart, cache: KvCache, start: int, *,
-             logits: bool = False, on_decoder: Callable[[], None] | None = None
+             logits: bool = False, on_decoder: Callable[[], None] = _nothing,
+             on_progress: Callable[[float], None] = _nothing
              ) -> tuple[int, StepTelemetry, torch.Tensor | None]:
         """Run a piece into the cache.
 
@@ -89,15 +103,20 @@ class Runner:
         :param logits: whether the LM head is wanted, for the last token.
         :return: the first position behind it, the bill, and the logits, float32 [vocabulary].
         """
+        if piece.tokens > self._step_tokens:
+            raise RequestError(
+                f'{piece.tokens} tokens at once, but memory_budget_mb leaves room for the '
+                f'activations of {self._step_tokens}: fewer or smaller images, or a larger budget')
         positions, end = self._positions.of(piece, start)
-        self._clock.expect(name, piece.visual, on_decoder)
+        self._step = Step(name, piece.tokens, piece.visual, self._check, on_decoder, on_progress,
+                          self._trace)
         hidden = self._model.model(
             input_ids=piece.ids, **piece.pixels, position_ids=positions, past_key_values=cache,
             use_cache=True).last_hidden_state
         # Two dimensions: a row of a larger [1, tokens, width] keeps its strides, and takes torch's
         # bfloat16 product on a CPU a hundred times as long.
         out = self._model.lm_head(hidden[0, -1:])[0].float() if logits else None
-        return end, self._clock.end(piece.tokens), out
+        return end, self._end_step(), out
 
     def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
                max_new_tokens: int, deadline: float | None,
@@ -133,12 +152,11 @@ class Runner:
             reason = str(stop)
         finally:
             cache.truncate(found)
-        clock = self._clock
-        timing = Timing(preprocess, clock.vision_seconds, clock.prefill_seconds,
-                        clock.decode_seconds, time.monotonic() - started)
+        timing = self._timing
+        timing.preprocess, timing.total = preprocess, time.monotonic() - started
         confidence = math.exp(sum(likelihood) / len(likelihood)) if likelihood else 0.0
         return Answer(self._text(ids), confidence, sum(i not in self._stops for i in ids),
-                      reason, timing, StepTelemetry.total(clock.steps), clock.steps)
+                      reason, timing, StepTelemetry.total(self._steps), self._steps)
 
     def _generate(self, piece: PromptPart, cache: KvCache, start: int, limit: int,
                   notify: Progress, ids: list[int], likelihood: list[float]) -> str:
@@ -154,10 +172,8 @@ class Runner:
                 told = int(_TELLS * share)
                 notify('prefill', share, '')
 
-        self._streamer.on_group = tell
         start, _, logits = self.step('prefill', piece, cache, start, logits=True,
-                                     on_decoder=lambda: tell(0.0))
-        self._streamer.on_group = None
+                                     on_decoder=lambda: tell(0.0), on_progress=tell)
         while True:
             likeliest = logits.max()
             ids.append(int(logits.argmax()))
@@ -170,6 +186,27 @@ class Runner:
                 return 'length'
             newest = PromptPart(piece.ids.new_tensor([ids[-1:]]))
             start, _, logits = self.step('decode', newest, cache, start, logits=True)
+
+    def _decoder_begins(self) -> None:
+        step = self._step
+        if step is None or step.started:
+            return  # not one of our passes
+        step.begin()
+        if step.kind != 'decode':
+            self._timing.vision += step.started - step.made
+        self._products.begin(step)
+
+    def _end_step(self) -> StepTelemetry:
+        step, self._step = self._step, None
+        bill = self._products.end()
+        if step.kind == 'decode':
+            self._timing.decode += bill.seconds
+        else:
+            self._timing.prefill += bill.seconds
+        self._steps.append(bill)
+        if self._on_step is not None:
+            self._on_step(bill)
+        return bill
 
     def _text(self, ids: list[int]) -> str:
         wanted = [i for i in ids if i not in self._stops]

@@ -15,29 +15,26 @@ from transformers import GenerationConfig
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.chooser import Chooser
-from neuron_chunk_ros.engine.flash_products import FlashProducts
+from neuron_chunk_ros.engine.flash_products import FlashProducts, slack_bytes
 from neuron_chunk_ros.engine.frame_window import FrameWindow
+from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.inputs import Inputs
 from neuron_chunk_ros.engine.kv_cache import KvMemory
+from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, plan_memory
 from neuron_chunk_ros.engine.positions import KeyRotation
-from neuron_chunk_ros.engine.resident import (
-    MIB,
-    MemoryPlan,
-    build_model,
-    compute_dtype,
-    kv_bytes,
-    read_config,
-)
+from neuron_chunk_ros.engine.resident import build_model, read_config
+from neuron_chunk_ros.engine.rows import compute_dtype
 from neuron_chunk_ros.engine.runner import Progress, Runner
 from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import PromptBuilder, prompt_builder
+from neuron_chunk_ros.families import FAMILIES, PromptBuilder, prompt_builder
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
 
 DEFAULT_CONTEXT = 4096
+DEFAULT_FLOOR = 0.8
 
 
 class Session:
@@ -46,25 +43,31 @@ class Session:
     Not for use from several threads at once. A context manager; `close` frees everything.
     """
 
-    def __init__(self, bundle: Bundle, config, model, groups, streamer: FlashProducts,
+    def __init__(self, bundle: Bundle, config, model, groups, products: FlashProducts,
                  reader: Reader, memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
                  profile_note: str):
         """Use `Session.open`."""
         self.profile_note = profile_note  # why no measured profile is in use; '' where one is
         self.bundle, self.config, self.plan = bundle, config, plan
         self.context, self._budget_mb = memory.context, memory_budget_mb
-        self._model, self._streamer, self._reader, self._memory = model, streamer, reader, memory
+        self._model, self._products, self._reader, self._memory = model, products, reader, memory
         self._prompts = prompt_builder(bundle.family, bundle.path, config)
         self._inputs = Inputs(self._prompts, model.device, model.dtype)
-        self._runner = Runner(model, groups, streamer, self._prompts.tokenizer,
-                              _stop_tokens(bundle, config, self._prompts))
+        # The decoder's list of layers is an attribute of the decoder.
+        self._decoder = model.get_submodule(
+            FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
+        self._runner = Runner(
+            model, self._decoder, groups, products, self._prompts.tokenizer,
+            _stop_tokens(bundle, config, self._prompts),
+            min(self.context, LARGEST_STEP) if memory_budget_mb else self.context)
         self._stream: FrameWindow | None = None
 
     @classmethod
     def open(cls, bundle: str | Path, *, policy: str = 'dense', sparsity: float = 0.0,
              text_sparsity: float = 0.0, deadline_ms: float = 0.0,
              profile: Profile | None = None, memory_budget_mb: int | None = None,
-             max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
+             head_mb: float | None = None, min_importance: float = DEFAULT_FLOOR,
+             cameras: int = 1, max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
              backend: str = 'auto', direct: str = 'auto', threads: int = 6,
              queue_depth: int = 128,
              on_progress: Callable[[float], None] | None = None) -> Session:
@@ -77,8 +80,14 @@ class Session:
         :param deadline_ms: milliseconds that each step may take, in place of the fractions; 0:
             none. What is read is then what keeps most importance in that time.
         :param profile: of the storage; by default the one measured beside the bundle.
-        :param memory_budget_mb: refuse before loading where resident weights, read buffers and
-            KV cache together need more.
+        :param memory_budget_mb: what the session may take beyond Python and its libraries:
+            resident weights, read buffers, KV cache, activations; what these leave holds rows of
+            the decoder that then need not be read (heads). Refused before loading where it is
+            too small.
+        :param head_mb: memory for heads [MiB]; None: what the budget leaves, none without one.
+        :param min_importance: with `deadline_ms`, the share of a group's importance that is kept
+            even where the deadline is missed for it.
+        :param cameras: of the stream there is to be; memory for several is set aside.
         :param max_context: prompt and answer tokens the KV cache may hold.
         :param piece_mb: size of each of the three read buffers.
         :param device: torch device of everything resident.
@@ -104,17 +113,19 @@ class Session:
             note = ''
             if profile is None:
                 profile, note = profile_file.find(bundle.path)
+            dtype = compute_dtype(bundle.dtype, device)
+            piece = int(piece_mb * MIB)
+            plan = plan_memory(bundle, config, context=context, dtype=dtype, piece_bytes=piece,
+                               slack=slack_bytes(reader), budget_mb=memory_budget_mb,
+                               head_mb=head_mb, cameras=cameras)
+            heads = Heads(bundle.groups, plan.head_rows, reader, dtype, device)
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
-                              reader.block_size)
+                              reader.block_size, heads.rows, min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
-            streamer = FlashProducts(bundle, reader, chooser, int(piece_mb * MIB))
-            dtype = compute_dtype(bundle, device)
-            plan = MemoryPlan(bundle.resident_bytes, streamer.buffer_bytes,
-                              kv_bytes(text, context, dtype))
-            plan.check(memory_budget_mb)
+            products = FlashProducts(bundle, reader, chooser, heads, piece)
             memory = KvMemory(text, context, dtype, device)
-            model, groups = build_model(bundle, config, streamer, device, on_progress)
-            return cls(bundle, config, model, groups, streamer, reader, memory, plan,
+            model, groups = build_model(bundle, config, products, device, on_progress)
+            return cls(bundle, config, model, groups, products, reader, memory, plan,
                        memory_budget_mb, note)
         except BaseException:
             reader.close()
@@ -128,17 +139,17 @@ class Session:
     @property
     def policy(self) -> str:
         """The selection policy."""
-        return self._streamer.chooser.policy
+        return self._products.chooser.policy
 
     @property
     def sparsity(self) -> float:
         """Fraction of the decoder not read for visual and generated tokens."""
-        return self._streamer.chooser.sparsity
+        return self._products.chooser.sparsity
 
     @property
     def profile(self) -> Profile:
         """The storage profile in use; its `source` says where it comes from."""
-        return self._streamer.chooser.profile
+        return self._products.chooser.profile
 
     @property
     def direct_io(self) -> bool:
@@ -158,18 +169,20 @@ class Session:
     def configure(self, *, policy: str | None = None, sparsity: float | None = None,
                   text_sparsity: float | None = None, deadline_ms: float | None = None) -> None:
         """Change what is skipped; what is None stays. Raises ValueError."""
-        now = self._streamer.chooser
+        now = self._products.chooser
         wanted = [new if new is not None else old for new, old in (
             (policy, now.policy), (sparsity, now.sparsity), (text_sparsity, now.text_sparsity),
             (deadline_ms, now.deadline_ms))]
         check_request(*wanted)
-        self._streamer.abandon()
+        self._products.abandon()
         now.configure(*wanted)
 
     def memory(self) -> dict[str, float]:
         """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""
         return {'resident': self.plan.resident / MIB, 'buffers': self.plan.buffers / MIB,
-                'kv_cache': self.plan.kv_cache / MIB, 'key_copies': self.plan.key_copies / MIB,
+                'kv_cache': self.plan.kv_cache / MIB,
+                'activations': self.plan.activations / MIB, 'heads': self.plan.heads / MIB,
+                'key_copies': self.plan.key_copies / MIB,
                 'total': self.plan.total / MIB, 'flash': self.bundle.flash_bytes / MIB}
 
     def can_say(self, name: str) -> bool:
@@ -222,10 +235,11 @@ class Session:
             with.
         :raises ModelError: where the model's rotary positions or chat template don't allow it.
         """
-        plan = replace(self.plan, key_copies=self.plan.kv_cache // 2 if cameras > 1 else 0)
+        copies = self.plan.kv_cache // 2 if cameras > 1 else 0
+        plan = replace(self.plan, key_copies=copies)
         plan.check(self._budget_mb)
         stream = FrameWindow(window, cameras, self._memory, self._runner, self._inputs,
-                        KeyRotation(self._model, self._memory.head))
+                        KeyRotation(self._decoder, self._memory.head))
         self.plan = plan
         if self._stream is not None:
             self._stream.close()
@@ -239,10 +253,10 @@ class Session:
         if self._stream is not None:
             self._stream.close()
         self._runner.close()
-        self._streamer.close()
+        self._products.close()
         self._reader.close()
-        self._model = self._streamer = self._reader = self._memory = self._runner = None
-        self._stream = None
+        self._model = self._decoder = self._memory = self._runner = self._stream = None
+        self._products = self._reader = None
 
     def __enter__(self) -> Session:
         return self

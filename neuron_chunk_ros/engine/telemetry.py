@@ -18,9 +18,11 @@ class StepTelemetry:
     tokens: int = 0              # tokens that went through the decoder
     bytes_read: int = 0          # moved from the device, alignment included
     bytes_used: int = 0          # of these, bytes of chosen rows
+    bytes_held: int = 0          # of rows multiplied that were in memory already
     chunks: int = 0              # runs of neighbouring rows chosen
     requests: int = 0            # reads the device was asked for
-    rows_selected: int = 0
+    rows_selected: int = 0       # multiplied: held in memory, or read
+    rows_held: int = 0           # of these, held in memory
     rows_total: int = 0
     importance_kept: float = 1.0  # importance of the chosen rows / of all, mean over groups
     contiguity: list[int] = field(default_factory=lambda: [0] * BINS)
@@ -32,6 +34,7 @@ class StepTelemetry:
     select_seconds: float = 0.0
     compute_seconds: float = 0.0  # flash-backed products
     seconds: float = 0.0         # the whole step
+    deadline_missed: bool = False  # the step's own, see Session.open's deadline_ms
     backend: str = ''            # 'io_uring' or 'threads'
     direct_io: bool = False
 
@@ -40,9 +43,10 @@ class StepTelemetry:
         """Add up an answer's steps; importance kept is weighted by the rows at stake."""
         steps = list(steps)
         result = StepTelemetry('answer')
-        for name in ('tokens', 'bytes_read', 'bytes_used', 'chunks', 'requests', 'rows_selected',
-                     'rows_total', 'read_seconds', 'profile_seconds', 'estimated_seconds',
-                     'wait_seconds', 'select_seconds', 'compute_seconds', 'seconds'):
+        for name in ('tokens', 'bytes_read', 'bytes_used', 'bytes_held', 'chunks', 'requests',
+                     'rows_selected', 'rows_held', 'rows_total', 'read_seconds',
+                     'profile_seconds', 'estimated_seconds', 'wait_seconds',
+                     'select_seconds', 'compute_seconds', 'seconds'):
             setattr(result, name, sum(getattr(s, name) for s in steps))
         result.contiguity = [sum(column) for column in zip(*(s.contiguity for s in steps),
                                                            strict=True)] or [0] * BINS
@@ -50,6 +54,7 @@ class StepTelemetry:
             result.importance_kept = sum(
                 s.importance_kept * s.rows_total for s in steps) / result.rows_total
         if steps:
+            result.deadline_missed = any(s.deadline_missed for s in steps)
             result.backend, result.direct_io = steps[-1].backend, steps[-1].direct_io
         return result
 

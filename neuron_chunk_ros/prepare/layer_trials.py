@@ -38,7 +38,7 @@ class Batch:
 class Layer:
     """One decoder layer with its weights, the samples' inputs and its dense outputs.
 
-    Stands in for the streamer behind the flash-backed linear layers.
+    Stands in for FlashProducts behind the flash-backed linear layers (see GroupProducts).
     """
 
     groups: list[Group]                       # in the order they are computed

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from neuron_chunk_ros.engine.flash_products import DTYPES
-from neuron_chunk_ros.engine.resident import build_model, compute_dtype, read_config
+from neuron_chunk_ros.engine.resident import build_model, read_config
+from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import family_for, prompt_builder
 from neuron_chunk_ros.prepare.layer_trials import Batch, Layer
@@ -44,7 +44,7 @@ class Walk:
         raw, config = read_config(bundle)
         self._path = family_for(raw).decoder_path
         self._prompts = prompt_builder(bundle.family, bundle.path, config)
-        self._dtype = compute_dtype(bundle, device)
+        self._dtype = compute_dtype(bundle.dtype, device)
         self._layer: Layer | None = None
         self._reader = Reader([str(path) for path in bundle.flash_files])
         try:
@@ -104,7 +104,7 @@ class Walk:
                 self._buffers[index] = self._reader.allocate(needed)
             self._reader.read(file, extents, self._buffers[index])
             raw = torch.frombuffer(self._buffers[index], dtype=torch.uint8)[:group.nbytes]
-            weights[group.name] = raw.view(DTYPES[group.dtype]).view(
+            weights[group.name] = raw.view(STORED[group.dtype]).view(
                 group.rows, group.columns).to(self.device, self._dtype)
         return weights
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gc
 import itertools
+import math
 import os
 import shutil
 from pathlib import Path
@@ -329,7 +330,7 @@ def test_topk_appends_as_masking_the_visual_tokens_would(tiny_bundles):
         kept.append(session._memory.take(0, stream.tokens))
     with Session.open(bundle) as session:
         stream = session.stream(window=1)
-        multiply, visual = session._streamer.multiply, []
+        multiply, visual = session._products.multiply, []
 
         def masked(group, inputs):
             if visual:
@@ -341,14 +342,14 @@ def test_topk_appends_as_masking_the_visual_tokens_would(tiny_bundles):
                 inputs = inputs * mask
             return multiply(group, inputs)
 
-        session._streamer.multiply = masked
-        begin = session._streamer.begin
+        session._products.multiply = masked
+        begin = session._products.begin
 
-        def note(step, where):
-            visual[:] = [where] if step == 'append' else []
-            begin(step, where)
+        def note(step):
+            visual[:] = [step.visual] if step.kind == 'append' else []
+            begin(step)
 
-        session._streamer.begin = note
+        session._products.begin = note
         stream.append(picture(0), name='front')
         kept.append(session._memory.take(0, stream.tokens))
     for got, want in zip(*kept, strict=True):
@@ -465,8 +466,12 @@ def test_memory_of_several_cameras_is_declared():
             stream.append(picture(1), camera='left')
         with pytest.raises(ValueError, match='cameras is 0'):
             session.stream(window=1, cameras=0)
-    assert one < 9 < one + kv / 2
-    with Session.open(bundle_dir(), memory_budget_mb=9) as session:
+    budget = math.ceil(one)
+    assert one + kv / 2 > budget
+    enough = budget + math.ceil(kv / 2)
+    with Session.open(bundle_dir(), memory_budget_mb=enough, cameras=2) as session:
+        session.stream(window=2, cameras=2).append(picture(0))
+    with Session.open(bundle_dir(), memory_budget_mb=budget) as session:
         session.stream(window=2).append(picture(0))
         with pytest.raises(MemoryBudgetError, match='key copies'):
             session.stream(window=2, cameras=2)

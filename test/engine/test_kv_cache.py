@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from neuron_chunk_ros.engine.kv_cache import KvMemory, kv_shape
-from neuron_chunk_ros.engine.resident import kv_bytes
+from neuron_chunk_ros.engine.memory_plan import kv_bytes
 
 TEXT = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=3, hidden_size=32,
                        num_attention_heads=4)

@@ -43,16 +43,17 @@ def test_a_moved_key_is_the_key_at_the_other_position(tiny_models, family, kind,
     here = rotate(keys, *rotary(torch.zeros(1), positions))
     there = rotate(keys, *rotary(torch.zeros(1), positions + move))
     # At 9000 the model's own float32 angles are off by up to 5e-4.
-    torch.testing.assert_close(KeyRotation(model, HEAD)(here, move), there, rtol=0, atol=4e-3)
+    moved = KeyRotation(model.model.language_model, HEAD)(here, move)
+    torch.testing.assert_close(moved, there, rtol=0, atol=4e-3)
     if kind != 'linear':
-        far = KeyRotation(model, HEAD)(here, move + 1)
+        far = KeyRotation(model.model.language_model, HEAD)(here, move + 1)
         assert (far - there).abs().max() > 0.1
 
 
 def test_half_precision_is_rotated_in_single(tiny_models):
     model = skeleton(tiny_models['tiny-llava-onevision'], 'default')
     keys = torch.randn(1, 2, 5, HEAD).bfloat16()
-    turned = KeyRotation(model, HEAD)
+    turned = KeyRotation(model.model.language_model, HEAD)
     assert torch.equal(turned(keys, 11), turned(keys.float(), 11).bfloat16())
     assert torch.equal(turned(keys, 0), keys)
 
@@ -60,10 +61,10 @@ def test_half_precision_is_rotated_in_single(tiny_models):
 def test_what_can_not_be_moved_is_refused(tiny_models):
     model = skeleton(tiny_models['tiny-llava-onevision'], 'default')
     with pytest.raises(ModelError, match="16 of a head's 32 channels"):
-        KeyRotation(model, 2 * HEAD)
+        KeyRotation(model.model.language_model, 2 * HEAD)
     for kind in ('dynamic', 'longrope', 'proportional'):
         rotary = SimpleNamespace(rope_type=kind, inv_freq=torch.ones(HEAD // 2))
         held = SimpleNamespace(model=SimpleNamespace(
             language_model=SimpleNamespace(rotary_emb=rotary)))
         with pytest.raises(ModelError, match=f"rope_type '{kind}' .known: default, linear"):
-            KeyRotation(held, HEAD)
+            KeyRotation(held.model.language_model, HEAD)

@@ -1,22 +1,55 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Products with padded rows against the plain product."""
+"""Sums of products over pieces of rows against the plain product."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from neuron_chunk_ros.engine.products import STEP, Products
+from neuron_chunk_ros.engine.products import STEP, Scratch, Sum
+
+SCRATCH = Scratch()
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize('rows', [1, STEP - 1, STEP, STEP + 1, 3 * STEP, 3 * STEP + 17])
-@pytest.mark.parametrize('tokens', [1, 9])
-def test_equals_the_plain_product(dtype, rows, tokens):
-    torch.manual_seed(rows)
-    product = Products()
-    for _ in range(2):  # a second time over what the first left in the scratch block
-        inputs, weights = torch.randn(tokens, rows).to(dtype), torch.randn(rows, 50).to(dtype)
-        want = inputs.double() @ weights.double()
-        got = product(inputs, weights).double()
-        room = 2 ** -8 if dtype == torch.bfloat16 else 1e-5
-        assert (got - want).abs().max() <= room * (1 + want.abs().max())
+@st.composite
+def pieces(draw):
+    """Draw runs of rows, cut into pieces; every run apart from the one before."""
+    lengths = draw(st.lists(st.integers(1, 3 * STEP), min_size=1, max_size=6))
+    gaps = [draw(st.integers(0, 5)) for _ in lengths]
+    first, found = 0, []
+    for gap, length in zip(gaps, lengths, strict=True):
+        found.append((first + gap, length))
+        first += gap + length + 1
+    cuts = sorted(draw(st.sets(st.integers(1, len(found)), max_size=3)) | {len(found)})
+    parts = [np.array(found[a:b], np.int64) for a, b in zip([0, *cuts], cuts, strict=False)]
+    return first + draw(st.integers(0, 3)), [part for part in parts if len(part)]
+
+
+@given(pieces(), st.sampled_from([torch.bfloat16, torch.float32]),
+       st.sampled_from([1, 3, 8, 9, 40]), st.booleans())
+def test_pieces_add_up_to_the_plain_product(drawn, dtype, tokens, room):
+    """Also beside memory full of numbers that are none, and over what an earlier sum left."""
+    rows, parts = drawn
+    generator = torch.Generator().manual_seed(rows)
+    inputs = torch.randn(tokens, rows, generator=generator).to(dtype)
+    weights = torch.randn(rows, 50, generator=generator).to(dtype)
+    total, want = Sum(inputs, 50, SCRATCH), torch.zeros(tokens, 50, dtype=torch.float64)
+    for part in parts:
+        index = torch.cat([torch.arange(first, first + n) for first, n in part.tolist()])
+        count = len(index)
+        behind = STEP if room else 0
+        memory = torch.full((count + behind, 50), float('nan'), dtype=dtype)
+        memory[:count] = weights[index]
+        total.add(part, memory[:count], behind)
+        want += inputs[:, index].double() @ weights[index].double()
+    scale = 1 + want.abs().max()
+    allowed = 2 ** -7 if dtype == torch.bfloat16 else 1e-5
+    assert (total.result().double() - want).abs().max() <= allowed * scale
+
+
+@pytest.mark.parametrize('tokens', [1, 20])
+def test_nothing_adds_up_to_nothing(tokens):
+    Sum(torch.ones(tokens, 4), 3, SCRATCH).add(np.array([[0, 4]]), torch.ones(4, 3))
+    assert Sum(torch.ones(tokens, 4), 3, SCRATCH).result().abs().max() == 0

@@ -1,0 +1,124 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a session takes of memory, declared before anything is loaded, and how it is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from neuron_chunk_ros.engine.flash_products import BUFFERS, piece_size
+from neuron_chunk_ros.engine.heads import head_bytes, split
+from neuron_chunk_ros.engine.kv_cache import kv_shape
+from neuron_chunk_ros.engine.rows import STORED
+from neuron_chunk_ros.errors import MemoryBudgetError
+from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.safetensors_header import TensorEntry
+
+MIB = 1 << 20
+LARGEST_STEP = 1024  # tokens; activations are declared for so many at once
+_ALLOCATOR = 24 * MIB  # what malloc keeps of what was freed, and torch's kernels
+_FLOATS = ('BF16', 'F16', 'F32')
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes a session takes for as long as it is open, beside Python and its libraries."""
+
+    resident: int
+    buffers: int
+    kv_cache: int
+    activations: int = 0  # of the largest step
+    heads: int = 0        # rows of the decoder that stay in memory
+    key_copies: int = 0   # of a stream from several cameras
+    head_rows: Mapping[str, int] = field(default_factory=dict)  # by group
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return (self.resident + self.buffers + self.kv_cache + self.activations + self.heads
+                + self.key_copies)
+
+    def check(self, budget_mb: int | None) -> None:
+        """Raise MemoryBudgetError, with the numbers, where the budget is too small."""
+        if budget_mb and self.total > budget_mb * MIB:
+            raise MemoryBudgetError(
+                f'memory_budget_mb is {budget_mb}, but {-(-self.total // MIB)} MB are needed: '
+                f'{self.resident / MIB:.0f} resident weights + {self.buffers / MIB:.0f} read '
+                f'buffers + {self.kv_cache / MIB:.0f} KV cache + '
+                f'{self.activations / MIB:.0f} activations + {self.heads / MIB:.0f} heads + '
+                f'{self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context')
+
+
+def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, piece_bytes: int,
+                slack: int, budget_mb: int | None, head_mb: float | None,
+                cameras: int = 1) -> MemoryPlan:
+    """Divide the budget: what a session needs, and of what is left, heads.
+
+    :param dtype: computed in.
+    :param slack: bytes that a read may need beside what is wanted.
+    :param cameras: of the stream there is to be; several need copies of keys.
+    :param head_mb: for heads; None: what the budget leaves, none without a budget.
+    :raises MemoryBudgetError: where the budget is too small without any head.
+    """
+    piece, room = piece_size(bundle, slack, piece_bytes)
+    plan = MemoryPlan(
+        resident=sum(_held(entry, dtype) for entry in bundle.resident_tensors.values()),
+        buffers=BUFFERS * _huge(piece + room),
+        kv_cache=kv_bytes(config.text_config, context, dtype),
+        activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
+    if cameras > 1:
+        plan = replace(plan, key_copies=plan.kv_cache // 2)
+    plan.check(budget_mb)
+    left = budget_mb * MIB - plan.total if budget_mb else 0
+    wanted = left if head_mb is None else int(head_mb * MIB)
+    wanted = max(0, wanted - 4096 * len(bundle.groups)) // (2 * MIB) * (2 * MIB)
+    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // dtype.itemsize)
+    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, dtype)), head_rows=rows)
+    plan.check(budget_mb)
+    return plan
+
+
+def kv_bytes(text_config, context: int, dtype: torch.dtype) -> int:
+    """Return the KV cache's size for `context` tokens."""
+    layers, heads, head = kv_shape(text_config)
+    return 2 * layers * heads * head * dtype.itemsize * context
+
+
+def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) -> int:
+    """Return what a step of so many tokens takes at most for a moment.
+
+    Of the decoder: each group's product, the inputs of the widest in two orders, the gated
+    product, normalised and rotated copies in float32; of the vision tower: one picture.
+    """
+    groups = bundle.groups.values()
+    columns = sum({group.columns for group in groups})
+    rows = max(group.rows for group in groups)
+    hidden = config.text_config.hidden_size
+    decoder = tokens * (dtype.itemsize * (columns + 3 * rows + 6 * hidden) + 4 * 4 * hidden)
+    # a CPU's product packs the weights it is given
+    packed = max(group.nbytes for group in groups) if dtype == torch.bfloat16 else 0
+    vision = config.vision_config
+    width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
+    patch = getattr(vision, 'patch_size', 14)
+    patches = (getattr(vision, 'image_size', 448) // patch) ** 2
+    tower = patches * 4 * (8 * width + 2 * getattr(vision, 'intermediate_size', 4 * width))
+    words = 3 * 4 * config.text_config.vocab_size
+    return max(decoder + min(packed, 64 * MIB), tower) + words + _ALLOCATOR
+
+
+def _held(entry: TensorEntry, dtype: torch.dtype) -> int:
+    """Return what a resident tensor takes in memory: floating-point ones are computed with."""
+    if entry.dtype not in _FLOATS:
+        return entry.nbytes
+    count = 1
+    for size in entry.shape:
+        count *= size
+    return count * dtype.itemsize
+
+
+def _huge(nbytes: int) -> int:
+    """Return what a buffer of huge pages takes."""
+    return -(-nbytes // (2 * MIB)) * 2 * MIB if nbytes else 0
