@@ -155,10 +155,10 @@ class FlashProducts:
             bill.bytes_held += held.nbytes
         for rows in waiting:
             weights, room = self._land(group)
+            self._top_up(pending)
             self._add(total, group, rows, weights, room)
             if missing and rows[0, 0] < self.heads.rows[group.name]:
                 self.heads.fill(group, int(rows[0, 0]), weights[:int(rows[0, 1])])
-            self._top_up(pending)
             step.check()
         self.chooser.done()
         step.group_done(len(self._names))

@@ -67,8 +67,8 @@ class Session:
              text_sparsity: float = 0.0, deadline_ms: float = 0.0,
              profile: Profile | None = None, memory_budget_mb: int | None = None,
              head_mb: float | None = None, min_importance: float = DEFAULT_FLOOR,
-             cameras: int = 1, max_context: int = DEFAULT_CONTEXT, piece_mb: float = 8, device: str = 'cpu',
-             backend: str = 'auto', direct: str = 'auto', threads: int = 6,
+             cameras: int = 1, max_context: int = DEFAULT_CONTEXT, piece_mb: float = 16,
+             device: str = 'cpu', backend: str = 'auto', direct: str = 'auto', threads: int = 6,
              queue_depth: int = 128,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
