@@ -22,13 +22,16 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DELETE_ON_ERROR:
-.PHONY: demo test tools venv build lint format clean help
+.PHONY: demo test test-slow tools venv build lint format clean help
 
 demo: build  ## Ask the shipped model 24 questions over ROS 2, its weights read from flash
 	@$(BIN)/neuron_chunk_demo $(ARGS)
 
-test: lint  ## Lint, then all tests; ARGS goes to pytest: make test ARGS='-k reader'
-	@$(BIN)/pytest --durations=10 $(ARGS)
+test: lint  ## Lint, then the tests of minutes; ARGS goes to pytest: make test ARGS='-k reader'
+	@$(BIN)/pytest -m 'not slow' --durations=10 $(ARGS)
+
+test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
+	@$(BIN)/pytest -m slow --durations=10 $(ARGS)
 
 tools:
 	@PYTHON='$(PYTHON)' tools/check_tools.sh
@@ -66,4 +69,4 @@ clean:  ## Remove what was built; .venv stays, `rm -rf .venv` starts over
 	find . -path './$(VENV)' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

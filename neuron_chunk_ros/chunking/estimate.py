@@ -40,6 +40,7 @@ class StepTimes:
     """
 
     _NEWEST = 5       # steps that a median is taken of
+    _ENOUGH = 3       # steps that are believed
     _BEFORE_TRIAL = 8  # sparse steps until one that reads everything is tried
     _AGAIN = 64       # steps after which the other way is tried once more
 
@@ -62,7 +63,7 @@ class StepTimes:
     def dense_is_faster(self, kind: object) -> bool:
         """Whether a step of this kind that is to skip rows had better read everything."""
         sparse = self._sparse.get(kind, ())
-        if len(sparse) < self._NEWEST:
+        if len(sparse) < self._ENOUGH:
             return False
         since = self._since.get(kind, 0)
         if kind not in self._dense:

@@ -81,8 +81,9 @@ class Chooser:
             sparsity == 0 for _, _, sparsity in self._kinds))
         if self._paced and self._dense_fits(kind):
             self.everything, self._paced = True, False
-        elif not self.everything and self._select.falls_back and not self._paced:
-            self.everything = self._times.dense_is_faster(kind)
+        elif not self.everything and self._select.falls_back and (
+                self._times.dense_is_faster(kind)):
+            self.everything, self._paced = True, False
         if self._paced:
             self._pacer.begin(kind, self.deadline_ms / 1e3)
 

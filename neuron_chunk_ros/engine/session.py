@@ -34,7 +34,7 @@ from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_FLOOR = 0.8
+DEFAULT_FLOOR = 0.9
 
 
 class Session:

@@ -37,6 +37,7 @@ def evaluation():
     return Evaluation(options, model, Exam(model, 3, 2), calibrated, 512)
 
 
+@pytest.mark.slow
 def test_calibration_orders_every_group_and_weighs_it(evaluation):
     known = evaluation._calibrated
     assert len(known.groups) == len(known.orders) == len(known.worth) == 20

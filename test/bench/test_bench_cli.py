@@ -89,6 +89,7 @@ def test_select(tmp_path, profile, capsys):
     assert any('(18944, 3584)' in goal['what'] for goal in other['summary'])
 
 
+@pytest.mark.slow
 def test_read(tmp_path, profile, capsys):
     out = tmp_path / 'out'
     found = run(tmp_path, 'read', *SMALL, *profile, '--repeats', '3', '--sparsities', '0,0.5',
@@ -116,6 +117,7 @@ def test_read(tmp_path, profile, capsys):
     assert keys(other) == keys(found)
 
 
+@pytest.mark.slow
 def test_accuracy(tmp_path, profile, capsys):
     out = tmp_path / 'out'
     found = run(tmp_path, 'accuracy', *SMALL, *profile, '--repeats', '3', '--scenes', '2',

@@ -418,6 +418,7 @@ def test_bfloat16_keys_never_round_twice(tiny_models, tmp_path):
             assert error <= 2 ** -7 * once.abs().max()
 
 
+@pytest.mark.slow
 def test_an_endless_stream_takes_no_more_memory(tmp_path):
     """Thousands of frames of three cameras, over drops and moves down."""
     config = copy.deepcopy(PRESETS['tiny-llava-onevision'].config)

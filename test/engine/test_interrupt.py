@@ -17,6 +17,8 @@ from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.presets import PRESETS
 from neuron_chunk_ros.prepare.synthesize import synthesize
 
+pytestmark = pytest.mark.slow
+
 SOON = 0.1  # seconds
 TRIES = 6   # on a busy machine anything may take long once
 

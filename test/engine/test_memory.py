@@ -12,6 +12,8 @@ import pytest
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.synthesize import synthesize
 
+pytestmark = pytest.mark.slow
+
 ANSWER = """
 import json, re, sys
 import numpy as np

@@ -11,6 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CAMERA = Path(__file__).with_name('fast_camera.py')
 SECONDS = 120
 QUESTION = 'how many things are there?'

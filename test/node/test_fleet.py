@@ -14,6 +14,8 @@ from fleet_network import Computer, Switch, Unavailable
 from neuron_chunk_ros.programs.demo.scene_stream import nth_scene
 from neuron_chunk_ros.tabletop.questions import NUMBERS
 
+pytestmark = pytest.mark.slow
+
 # Nothing leads out of the switch, so any domain will do, and discovery may use all of the subnet.
 ENVIRONMENT = {'ROS_DOMAIN_ID': '0', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET',
                'ROS_LOCALHOST_ONLY': '0', 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}

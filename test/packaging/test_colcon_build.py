@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXECUTABLES = ('neuron-chunk', 'neuron_chunk_demo', 'tabletop_publisher', 'vlm_node')
 
 

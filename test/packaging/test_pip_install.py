@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PIP = ('-m', 'pip', '--disable-pip-version-check', '--no-input')
 FROM_SOURCE = ('--no-build-isolation', '--no-deps', '--no-index')
 

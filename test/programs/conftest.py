@@ -1,0 +1,16 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fixtures of the node's tests: programs talk to real nodes, too."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'node'))
+
+from ros_fixtures import (  # noqa: E402, F401
+    client,
+    long_answers,
+    picture,
+    start,
+    vlm,
+)
