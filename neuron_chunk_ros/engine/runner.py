@@ -7,10 +7,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
+from neuron_chunk_ros.engine.drafts import Drafting
 from neuron_chunk_ros.engine.flash_linear import FlashGroup
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.kv_cache import KvCache
@@ -32,16 +33,19 @@ class Runner:
     """Runs pieces of a prompt, and the one greedy loop that answers."""
 
     def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
-                 products: FlashProducts, tokenizer, stops: Collection[int], step_tokens: int):
+                 products: FlashProducts, tokenizer, stops: Collection[int], step_tokens: int,
+                 drafting: Drafting | None = None):
         """Take what runs.
 
         :param decoder: the model's decoder; a step's time begins with its first layer.
         :param stops: the tokens that end an answer.
         :param step_tokens: tokens a step may have at most, as far as memory is declared.
+        :param drafting: of answers' next tokens; None for none.
         """
         self._model, self._groups, self._products = model, groups, products
         self._tokenizer, self._stops = tokenizer, frozenset(stops)
         self._step_tokens = step_tokens
+        self._drafting = drafting
         self._positions = Positions(model)
         self._step: Step | None = None  # the one a pass is running for
         self._steps: list[StepTelemetry] = []
@@ -94,14 +98,16 @@ class Runner:
             self._check, self._on_step, self._step = _nothing, None, None
 
     def step(self, name: str, piece: PromptPart, cache: KvCache, start: int, *,
-             logits: bool = False, on_decoder: Callable[[], None] = _nothing,
-             on_progress: Callable[[float], None] = _nothing
+             logits: int = 0, on_decoder: Callable[[], None] = _nothing,
+             on_progress: Callable[[float], None] = _nothing, drafts: Sequence[int] = ()
              ) -> tuple[int, StepTelemetry, torch.Tensor | None]:
         """Run a piece into the cache.
 
         :param start: position of its first token.
-        :param logits: whether the LM head is wanted, for the last token.
-        :return: the first position behind it, the bill, and the logits, float32 [vocabulary].
+        :param logits: for how many of the last tokens the LM head is wanted.
+        :param drafts: the last tokens, where they are guesses; the bill says how many were right.
+        :return: the first position behind it, the bill, and the logits, float32
+            [logits, vocabulary].
         """
         if piece.tokens > self._step_tokens:
             raise RequestError(
@@ -110,12 +116,17 @@ class Runner:
         positions, end = self._positions.of(piece, start)
         self._step = Step(name, piece.tokens, piece.visual, self._check, on_decoder, on_progress,
                           self._trace)
+        self._step.bill.tokens_drafted = len(drafts)
         hidden = self._model.model(
             input_ids=piece.ids, **piece.pixels, position_ids=positions, past_key_values=cache,
             use_cache=True).last_hidden_state
         # Two dimensions: a row of a larger [1, tokens, width] keeps its strides, and takes torch's
         # bfloat16 product on a CPU a hundred times as long.
-        out = self._model.lm_head(hidden[0, -1:])[0].float() if logits else None
+        out = self._model.lm_head(hidden[0, -logits:]).float() if logits else None
+        if drafts:
+            found = out.argmax(dim=1).tolist()
+            self._step.bill.tokens_accepted = next(
+                (i for i, guess in enumerate(drafts) if found[i] != guess), len(drafts))
         return end, self._end_step(), out
 
     def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
@@ -172,20 +183,35 @@ class Runner:
                 told = int(_TELLS * share)
                 notify('prefill', share, '')
 
-        start, _, logits = self.step('prefill', piece, cache, start, logits=True,
+        start, _, logits = self.step('prefill', piece, cache, start, logits=1,
                                      on_decoder=lambda: tell(0.0), on_progress=tell)
+        drafts: list[int] = []
+        prompt = piece.ids[0].tolist() if self._drafting is not None else []
         while True:
-            likeliest = logits.max()
-            ids.append(int(logits.argmax()))
-            likelihood.append(float(likeliest - logits.logsumexp(0)))
-            if notify is not _nothing:  # the text so far costs more with each token
-                notify('decode', len(ids) / limit, self._text(ids))
-            if ids[-1] in self._stops:
-                return 'stop'
-            if len(ids) == limit:
-                return 'length'
-            newest = PromptPart(piece.ids.new_tensor([ids[-1:]]))
-            start, _, logits = self.step('decode', newest, cache, start, logits=True)
+            sure = logits.max(dim=1)
+            found = sure.indices.tolist()
+            right = self._steps[-1].tokens_accepted
+            if drafts:
+                start -= len(drafts) - right
+                cache.truncate(cache.get_seq_length() - len(drafts) + right)
+            if self._drafting is not None and len(self._steps) > 1:
+                self._drafting.observe(self._steps[-1].seconds, len(drafts), right)
+            spread = (sure.values - logits.logsumexp(1)).tolist()
+            for token, likely in list(zip(found, spread, strict=True))[:right + 1]:
+                ids.append(token)
+                likelihood.append(likely)
+                if notify is not _nothing:  # the text so far costs more with each token
+                    notify('decode', len(ids) / limit, self._text(ids))
+                if token in self._stops:
+                    return 'stop'
+                if len(ids) == limit:
+                    return 'length'
+            drafts = []
+            if self._drafting is not None and self._products.chooser.dense:
+                drafts = self._drafting.propose([*prompt, *ids], limit - len(ids) - 1)
+            newest = PromptPart(piece.ids.new_tensor([[ids[-1], *drafts]]))
+            start, _, logits = self.step('decode', newest, cache, start, logits=newest.tokens,
+                                         drafts=drafts)
 
     def _decoder_begins(self) -> None:
         step = self._step

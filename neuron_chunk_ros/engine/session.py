@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.chooser import Chooser
+from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup
 from neuron_chunk_ros.engine.flash_products import FlashProducts, slack_bytes
 from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
@@ -45,7 +46,7 @@ class Session:
 
     def __init__(self, bundle: Bundle, config, model, groups, products: FlashProducts,
                  reader: Reader, memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
-                 profile_note: str):
+                 profile_note: str, drafts: bool):
         """Use `Session.open`."""
         self.profile_note = profile_note  # why no measured profile is in use; '' where one is
         self.bundle, self.config, self.plan = bundle, config, plan
@@ -59,7 +60,8 @@ class Session:
         self._runner = Runner(
             model, self._decoder, groups, products, self._prompts.tokenizer,
             _stop_tokens(bundle, config, self._prompts),
-            min(self.context, LARGEST_STEP) if memory_budget_mb else self.context)
+            min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
+            drafting=Drafting(PromptLookup()) if drafts else None)
         self._stream: FrameWindow | None = None
 
     @classmethod
@@ -67,9 +69,9 @@ class Session:
              text_sparsity: float = 0.0, deadline_ms: float = 0.0,
              profile: Profile | None = None, memory_budget_mb: int | None = None,
              head_mb: float | None = None, min_importance: float = DEFAULT_FLOOR,
-             cameras: int = 1, max_context: int = DEFAULT_CONTEXT, piece_mb: float = 16,
-             device: str = 'cpu', backend: str = 'auto', direct: str = 'auto', threads: int = 6,
-             queue_depth: int = 128,
+             drafts: bool = True, cameras: int = 1, max_context: int = DEFAULT_CONTEXT,
+             piece_mb: float = 16, device: str = 'cpu', backend: str = 'auto',
+             direct: str = 'auto', threads: int = 6, queue_depth: int = 128,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
 
@@ -87,6 +89,8 @@ class Session:
         :param head_mb: memory for heads [MiB]; None: what the budget leaves, none without one.
         :param min_importance: with `deadline_ms`, the share of a group's importance that is kept
             even where the deadline is missed for it.
+        :param drafts: whether several tokens of an answer may be guessed (from the prompt and the
+            answer so far) and verified in one step, where nothing is skipped and it pays.
         :param cameras: of the stream there is to be; memory for several is set aside.
         :param max_context: prompt and answer tokens the KV cache may hold.
         :param piece_mb: size of each of the three read buffers.
@@ -126,7 +130,7 @@ class Session:
             memory = KvMemory(text, context, dtype, device)
             model, groups = build_model(bundle, config, products, device, on_progress)
             return cls(bundle, config, model, groups, products, reader, memory, plan,
-                       memory_budget_mb, note)
+                       memory_budget_mb, note, drafts)
         except BaseException:
             reader.close()
             raise

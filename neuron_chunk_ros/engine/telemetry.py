@@ -16,6 +16,8 @@ class StepTelemetry:
 
     step: str                    # 'prefill', 'append', 'decode', or 'answer' for a sum
     tokens: int = 0              # tokens that went through the decoder
+    tokens_drafted: int = 0      # of these, guesses that the step was to verify
+    tokens_accepted: int = 0     # of these, right ones
     bytes_read: int = 0          # moved from the device, alignment included
     bytes_used: int = 0          # of these, bytes of chosen rows
     bytes_held: int = 0          # of rows multiplied that were in memory already
@@ -43,7 +45,8 @@ class StepTelemetry:
         """Add up an answer's steps; importance kept is weighted by the rows at stake."""
         steps = list(steps)
         result = StepTelemetry('answer')
-        for name in ('tokens', 'bytes_read', 'bytes_used', 'bytes_held', 'chunks', 'requests',
+        for name in ('tokens', 'tokens_drafted', 'tokens_accepted', 'bytes_read', 'bytes_used',
+                     'bytes_held', 'chunks', 'requests',
                      'rows_selected', 'rows_held', 'rows_total', 'read_seconds',
                      'profile_seconds', 'estimated_seconds', 'wait_seconds',
                      'select_seconds', 'compute_seconds', 'seconds'):

@@ -1,0 +1,70 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several tokens for one reading of the weights: drafts, verified together by one exact step.
+
+Speculative decoding (Leviathan et al. 2023), greedy: what the step itself finds likeliest decides,
+token by token, so the text is that of one token at a time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+_MOST = 6         # drafts in one step
+_NGRAM = 3        # tokens that have to be found again, at most
+_LEAST_SURE = 2   # at least: one alone says little
+_NEWEST = 8       # steps that a median is taken of
+_AGAIN = 24       # tokens after which drafting is tried again where it did not pay
+
+
+class Drafter(Protocol):
+    """Guesses how a text goes on."""
+
+    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+        """Return up to `most` tokens that may follow; none where it has no idea."""
+
+
+class PromptLookup:
+    """What followed the last time these tokens stood in the prompt or the answer so far."""
+
+    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+        """See Drafter."""
+        tokens = list(tokens)
+        for length in range(min(_NGRAM, len(tokens) - 1), _LEAST_SURE - 1, -1):
+            wanted = tokens[-length:]
+            for start in range(len(tokens) - length - 1, -1, -1):
+                if tokens[start:start + length] == wanted:
+                    return tokens[start + length:start + length + most]
+        return []
+
+
+class Drafting:
+    """Decides how much to draft: as long as it pays in seconds a token."""
+
+    def __init__(self, drafter: Drafter):
+        self._drafter = drafter
+        self._single: deque[float] = deque(maxlen=_NEWEST)
+        self._drafted: deque[tuple[float, int]] = deque(maxlen=_NEWEST)
+        self._off = 0
+
+    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+        """Return the drafts to verify in the next step; none where they don't pay."""
+        if self._off:
+            self._off -= 1
+            return []
+        return self._drafter.propose(tokens, min(most, _MOST)) if most > 0 else []
+
+    def observe(self, seconds: float, drafted: int, accepted: int) -> None:
+        """Note what a step took, and how many of its drafts were right."""
+        if not drafted:
+            self._single.append(seconds)
+            return
+        self._drafted.append((seconds, 1 + accepted))
+        if self._single and len(self._drafted) >= 2:
+            each = (sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted))
+            if each > statistics.median(self._single):
+                self._drafted.clear()
+                self._off = _AGAIN
