@@ -19,7 +19,7 @@ from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 MIB = 1 << 20
 LARGEST_STEP = 1024  # tokens; activations are declared for so many at once
-_ALLOCATOR = 24 * MIB  # what malloc keeps of what was freed, and torch's kernels
+_ALLOCATOR = 64 * MIB  # what malloc keeps of what was freed, kernels, code loaded on first use
 _FLOATS = ('BF16', 'F16', 'F32')
 
 
@@ -73,8 +73,9 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
         plan = replace(plan, key_copies=plan.kv_cache // 2)
     plan.check(budget_mb)
     left = budget_mb * MIB - plan.total if budget_mb else 0
-    wanted = left if head_mb is None else int(head_mb * MIB)
-    wanted = max(0, wanted - 4096 * len(bundle.groups)) // (2 * MIB) * (2 * MIB)
+    wanted = int(head_mb * MIB) if head_mb is not None else (
+        # whole huge pages, and each head begins on a page
+        max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.groups)))
     rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // dtype.itemsize)
     plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, dtype)), head_rows=rows)
     plan.check(budget_mb)
