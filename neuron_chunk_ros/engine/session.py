@@ -36,6 +36,8 @@ from neuron_chunk_ros.storage.reader import Reader
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_FLOOR = 0.9
+WORDS_SHARE = ('text_sparsity is above 0: the words of a prompt then share one choice of rows, '
+               'which ruins what a decoder says of them; it is for experiments')
 
 
 class Session:
@@ -167,8 +169,11 @@ class Session:
 
     @property
     def notes(self) -> list[str]:
-        """What the reader fell back from, and why."""
-        return list(self._reader.notes)
+        """What the reader fell back from and why, and settings that are for experiments."""
+        notes = list(self._reader.notes)
+        if self._products.chooser.text_sparsity:
+            notes.append(WORDS_SHARE)
+        return notes
 
     def configure(self, *, policy: str | None = None, sparsity: float | None = None,
                   text_sparsity: float | None = None, deadline_ms: float | None = None) -> None:
@@ -180,6 +185,10 @@ class Session:
         check_request(*wanted)
         self._products.abandon()
         now.configure(*wanted)
+
+    def trace(self, spans: list | None) -> None:
+        """Enter what later steps do in `spans`, see engine.step.Step.trace; None ends it."""
+        self._runner.trace(spans)
 
     def memory(self) -> dict[str, float]:
         """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""

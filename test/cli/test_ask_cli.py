@@ -28,7 +28,8 @@ def test_answers_with_its_bill(tiny_bundles, picture, capsys):
     assert answer['steps'][0]['step'] == 'prefill' and len(answer['steps']) >= 1
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[-1].startswith('[') and 'MB in' in out[-1] and 'rows 100%' in out[-1]
+    assert out[-2].startswith('[') and 'MB in' in out[-2] and 'rows 100%' in out[-2]
+    assert 'tokens/s' in out[-1] and 'GB/s while reading (the drive: never measured' in out[-1]
 
 
 @pytest.mark.parametrize('extra, message', [
