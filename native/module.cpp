@@ -18,6 +18,7 @@
 #include "optimal_selection.hpp"
 #include "read_failure.hpp"
 #include "reader.hpp"
+#include "row_products.hpp"
 #include "selection.hpp"
 
 namespace py = pybind11;
@@ -221,6 +222,44 @@ void raise_read_error(PyObject* type, const ReadFailure& failure) {
   PyErr_SetObject(type, error.ptr());
 }
 
+RowType row_type(const std::string& name) {
+  if (name == "bfloat16") return RowType::kBfloat16;
+  if (name == "float16") return RowType::kFloat16;
+  if (name == "float32") return RowType::kFloat32;
+  throw std::invalid_argument("dtype must be 'bfloat16', 'float16' or 'float32', not '" + name +
+                              "'");
+}
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+void row_products(const Floats& inputs, std::uintptr_t weights, const std::string& dtype,
+                  std::int64_t count, std::int64_t columns, Floats& out, int threads) {
+  RowProduct product{};
+  product.type = row_type(dtype);
+  if (inputs.ndim() != 2 || inputs.shape(1) != count || count < 0) {
+    throw std::invalid_argument("inputs must be of shape [tokens, count]");
+  }
+  if (out.ndim() != 2 || out.shape(0) != inputs.shape(0) || out.shape(1) != columns) {
+    throw std::invalid_argument("out must be of shape [tokens, columns]");
+  }
+  if (inputs.shape(0) < 1 || inputs.shape(0) > 64) {
+    throw std::invalid_argument("there must be 1 to 64 tokens");
+  }
+  const std::uintptr_t item = product.type == RowType::kFloat32 ? 4 : 2;
+  if (weights == 0 || weights % item != 0) {
+    throw std::invalid_argument("weights must be the aligned address of the first row");
+  }
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  product.inputs = inputs.data();
+  product.weights = reinterpret_cast<const void*>(weights);
+  product.out = out.mutable_data();  // throws where it may not be written
+  product.tokens = inputs.shape(0);
+  product.count = count;
+  product.columns = columns;
+  py::gil_scoped_release release;
+  add_row_product(product, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -302,6 +341,11 @@ PYBIND11_MODULE(_native, m) {
         reader.close();
       });
 
+  m.def("row_products", &row_products, py::arg("inputs").noconvert(), py::arg("weights"),
+        py::arg("dtype"), py::arg("count"), py::arg("columns"), py::arg("out").noconvert(),
+        py::arg("threads"),
+        "Add inputs [tokens, count] @ W to out [tokens, columns], all float32. W is `count` rows "
+        "of `columns` values of type `dtype` from the address `weights` on.");
   m.def(
       "select_topk", &topk, py::arg("importance"), py::arg("rows"),
       "float32 [N] -> int64 [n, 2] of (first row, rows), ascending, disjoint, not touching. Ties "

@@ -45,7 +45,8 @@ def test_pieces_add_up_to_the_plain_product(drawn, dtype, tokens, room):
         total.add(part, memory[:count], behind)
         want += inputs[:, index].double() @ weights[index].double()
     scale = 1 + want.abs().max()
-    allowed = 2 ** -7 if dtype == torch.bfloat16 else 1e-5
+    # Each piece that is added rounds once more.
+    allowed = (1 + len(parts)) * 2 ** -8 if dtype == torch.bfloat16 else 1e-5
     assert (total.result().double() - want).abs().max() <= allowed * scale
 
 
