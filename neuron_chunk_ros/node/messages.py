@@ -8,8 +8,8 @@ from std_msgs.msg import Header
 
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry, Timing
 
-_COUNTS = ('tokens', 'bytes_read', 'bytes_used', 'chunks', 'requests', 'rows_selected',
-           'rows_total')
+_COUNTS = ('tokens', 'tokens_drafted', 'tokens_accepted', 'bytes_read', 'bytes_used',
+           'bytes_held', 'chunks', 'requests', 'rows_selected', 'rows_held', 'rows_total')
 _SECONDS = ('read_seconds', 'wait_seconds', 'select_seconds', 'compute_seconds', 'seconds')
 
 
@@ -30,6 +30,7 @@ def telemetry_message(step, header: Header, model: str, policy: str) -> IoTeleme
     message.estimated_seconds = step.estimated_seconds
     message.backend = step.backend
     message.direct_io = bool(step.direct_io)
+    message.deadline_missed = bool(step.deadline_missed)
     return message
 
 

@@ -41,7 +41,10 @@ def open_session(settings: Settings, on_progress: Callable[[float], None] | None
         return Session.open(
             path, policy=settings.policy, sparsity=settings.sparsity,
             text_sparsity=settings.text_sparsity, deadline_ms=settings.deadline_ms,
-            memory_budget_mb=settings.memory_budget_mb or None, max_context=settings.max_context,
+            min_importance=settings.min_importance,
+            memory_budget_mb=settings.memory_budget_mb or None,
+            cameras=max(1, len(settings.cameras)) if settings.mode == 'stream' else 1,
+            max_context=settings.max_context,
             device=settings.device, backend=settings.io_backend,
             direct=settings.direct_io, threads=settings.io_threads,
             queue_depth=settings.io_queue_depth, on_progress=on_progress)

@@ -41,12 +41,15 @@ PARAMETERS = (
           choices=('dense', 'topk', 'greedy', 'optimal')),
     _live('sparsity', 0.0, 'Share of the rows left on flash for visual tokens and decoding.',
           span=(0.0, 0.95)),
-    _live('text_sparsity', 0.0, "Share of the rows left on flash for the prompt's words.",
+    _live('text_sparsity', 0.0, "Share of the rows not read for the prompt's words, which "
+          'share one choice: for experiments, it ruins answers.',
           span=(0.0, 0.95)),
     _live('deadline_ms', 0.0, 'Milliseconds that each step of the decoder may take, in place of '
           'both sparsities; 0: none.', span=(0.0, 3.6e6)),
-    _live('memory_budget_mb', 0, 'Memory the model may take [MiB]; more is refused. 0: no limit.',
-          span=(0, 1 << 20)),
+    Parameter('min_importance', 0.9, 'With deadline_ms: share of the importance that a step keeps '
+              'even where it misses the deadline for it.', span=(0.0, 1.0)),
+    _live('memory_budget_mb', 0, 'Memory the model may take [MiB]; what it leaves holds rows of '
+          'the decoder, and more is refused. 0: no limit, no rows held.', span=(0, 1 << 20)),
     Parameter('max_context', 4096, 'Tokens of images, prompt and answer together; memory is set '
               'aside for them.', span=(256, 1 << 17)),
     Parameter('device', 'cpu', 'Where to compute, as torch names it: cpu, cuda, cuda:1.'),

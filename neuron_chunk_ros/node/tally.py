@@ -59,7 +59,9 @@ class Counts:
     refused: int = 0
     failed: int = 0
     missed: int = 0      # deadlines
+    late_steps: int = 0  # answers and frames with a step that missed deadline_ms
     bytes_read: int = 0
+    bytes_held: int = 0  # of rows that were multiplied without being read
     last_seconds: float = 0.0          # the last answer: arrival to answer
     last_tokens_per_second: float = 0.0
     last_bytes_read: int = 0
@@ -73,6 +75,7 @@ class Counts:
     last_refusal: Event | None = None
     last_overload: Event | None = None  # the last refusal because of a full queue
     last_miss: Event | None = None
+    last_late_step: Event | None = None
 
 
 class Tally:
@@ -159,7 +162,11 @@ class Tally:
 
     def _note_reads(self, io: StepTelemetry):
         self._reads.append(Recent(io.bytes_read, io.read_seconds, io.profile_seconds))
+        if io.deadline_missed:
+            self._happened('last_late_step', f'{io.step} took {io.seconds:.2f} s')
         self._counts = replace(self._counts, bytes_read=self._counts.bytes_read + io.bytes_read,
+                               bytes_held=self._counts.bytes_held + io.bytes_held,
+                               late_steps=self._counts.late_steps + io.deadline_missed,
                                read_error='', model_error='')
 
     def _happened(self, name: str, reason: str):

@@ -48,6 +48,7 @@ def storage(counts: Counts, session, direct_wanted: str, limits) -> Status:
         'notes': '; '.join(session.notes) or 'none',
         'profile': ' '.join((profile.source, str(profile.about.get('date', '')))).strip(),
         'read in all (MB)': f'{counts.bytes_read / MB:.1f}',
+        'held, not read, in all (MB)': f'{counts.bytes_held / MB:.1f}',
         'read for the last answer (MB)': f'{counts.last_bytes_read / MB:.2f}',
         'last read rate (MB/s)': _rate(counts.last_bytes_read / MB, counts.last_read_seconds),
         'recent read rate (MB/s)': _rate(recent.bytes_read / MB, recent.read_seconds),
@@ -115,6 +116,7 @@ def model(counts: Counts, load: Load, about: dict[str, object], limits) -> Statu
         'last frame appended (s)': _figure(counts.last_append_seconds, '.3f'),
         'last refusal': _told(counts.last_refusal),
         'last missed deadline': _told(counts.last_miss),
+        'steps beyond deadline_ms': counts.late_steps,
         'last error': counts.model_error or 'none',
     }
     if counts.model_error:
@@ -127,6 +129,8 @@ def model(counts: Counts, load: Load, about: dict[str, object], limits) -> Statu
         found.add(WARN, f'overloaded: {_told(counts.last_overload)}')
     if _fresh(counts.last_miss):
         found.add(WARN, f'deadline missed: {_told(counts.last_miss)}')
+    if _fresh(counts.last_late_step):
+        found.add(WARN, f'deadline_ms missed: {_told(counts.last_late_step)}')
     if latency:
         found.above(latency.p95, f'answers take {latency.p95:.2f} s (95th percentile)', limits,
                     (ERROR, 'latency_error'), (WARN, 'latency_warn'))
@@ -181,10 +185,13 @@ def frames(report: FrameReport, active: bool, limits) -> Status:
 def memory(parts: dict[str, float], budget: int, limits) -> Status:
     """WARN near the budget, ERROR above it; the budget covers neither Python nor torch.
 
+    Heads fill what the budget leaves, so being near it is said of what there is beside them.
+
     :param parts: MiB by part, as the session tells them; 'total' is what is held.
     :param budget: MiB; 0 for none.
     """
     total = parts['total']
+    needed = total - parts.get('heads', 0.0)
     values = {f'{name} (MiB)': f'{size:.1f}' for name, size in parts.items()}
     values['budget (MiB)'] = budget or 'none'
     for name, size in zip(('now', 'peak'), resident_mib(), strict=True):
@@ -194,8 +201,8 @@ def memory(parts: dict[str, float], budget: int, limits) -> Status:
         return Status(OK, held, values)
     if total > budget:
         return Status(ERROR, f'{held}, {budget} MiB allowed (memory_budget_mb)', values)
-    if 0 < limits.memory_warn * budget < total:
-        return Status(WARN, f'{held}, {total / budget:.0%} of the {budget} MiB allowed, above '
+    if 0 < limits.memory_warn * budget < needed:
+        return Status(WARN, f'{held}, {needed / budget:.0%} of the {budget} MiB allowed, above '
                             f'memory_warn {limits.memory_warn:g}', values)
     return Status(OK, f'{held} of {budget} MiB allowed', values)
 
