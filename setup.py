@@ -58,8 +58,8 @@ setup(
     entry_points={
         'console_scripts': [
             f'neuron-chunk = {NAME}.cli.main:main',
-            f'neuron_chunk_demo = {NAME}.node.demo.main:main',
-            f'tabletop_publisher = {NAME}.node.demo.tabletop_publisher:main',
+            f'neuron_chunk_demo = {NAME}.programs.demo.main:main',
+            f'tabletop_publisher = {NAME}.programs.demo.tabletop_publisher:main',
             f'vlm_node = {NAME}.node.vlm_node:main',
         ],
     },

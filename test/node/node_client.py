@@ -218,7 +218,9 @@ class VlmProcess:
 
     def show(self, message, camera=None):
         """Publish an image and give the node time to take it: best effort tells no more."""
-        (self.images if camera is None else self.cameras[camera]).publish(message)
+        publisher = self.images if camera is None else self.cameras[camera]
+        until(publisher.get_subscription_count, what='a subscription to images')
+        publisher.publish(message)
         time.sleep(0.3)
 
     def status(self, part, accept=lambda status: True):
