@@ -37,6 +37,10 @@ AlignedBuffer::AlignedBuffer(std::ptrdiff_t nbytes, bool huge_pages) : nbytes_(n
   // Advice only: where the kernel has no transparent huge pages the buffer is slower, not wrong.
   madvise(data_, mapped_, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 
+  // A process made by fork finds zeros in its place. Were the pages shared until written, the
+  // parent's next write would move them while the drive still fills the old ones.
+  madvise(data_, mapped_, MADV_WIPEONFORK);
+
   // Touched now, so that no read ever waits for a page fault.
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   for (std::size_t at = 0; at < mapped_; at += page) {

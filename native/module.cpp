@@ -118,7 +118,7 @@ std::shared_ptr<Reader> open_reader(const std::vector<std::string>& paths,
   options.queue_depth = queue_depth;
   options.max_request = max_request;
   py::gil_scoped_release release;
-  return std::make_shared<Reader>(paths, options);
+  return Reader::open(paths, options);
 }
 
 py::array_t<std::int64_t> to_array(const std::vector<Interval>& intervals) {
@@ -260,6 +260,36 @@ void row_products(const Floats& inputs, std::uintptr_t weights, const std::strin
   add_row_product(product, threads);
 }
 
+void gather(std::uintptr_t source, std::int64_t source_stride, std::int64_t width,
+            std::uintptr_t target, std::int64_t target_stride, std::int64_t room,
+            std::int64_t tokens, std::int64_t item, const ExtentArray& rows) {
+  const ExtentView wanted = view(rows);
+  static_assert(sizeof(Run) == sizeof(Extent), "a run is a row of the array");
+  const Run* const runs = reinterpret_cast<const Run*>(wanted.data);
+  std::int64_t left = room;
+  for (std::size_t i = 0; i < wanted.count; ++i) {
+    const Run run = runs[i];
+    if (run.count < 0 || run.first < 0 || run.count > width || run.first > width - run.count) {
+      throw std::invalid_argument("a run is outside of the inputs");
+    }
+    if ((left -= run.count) < 0) throw std::invalid_argument("the runs don't fit the room");
+  }
+  if (tokens == 0 || room == 0) return;
+  if (source == 0 || target == 0 || tokens < 0 || item < 1 || source_stride < 0 ||
+      target_stride < room * item) {
+    throw std::invalid_argument("source and target must be matrices");
+  }
+  const Gather copy{reinterpret_cast<const char*>(source),
+                    source_stride,
+                    reinterpret_cast<char*>(target),
+                    target_stride,
+                    tokens,
+                    item,
+                    room};
+  py::gil_scoped_release release;
+  gather_columns(copy, runs, wanted.count);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -346,6 +376,12 @@ PYBIND11_MODULE(_native, m) {
         py::arg("threads"),
         "Add inputs [tokens, count] @ W to out [tokens, columns], all float32. W is `count` rows "
         "of `columns` values of type `dtype` from the address `weights` on.");
+  m.def("gather_columns", &gather, py::arg("source"), py::arg("source_stride"), py::arg("width"),
+        py::arg("target"), py::arg("target_stride"), py::arg("room"), py::arg("tokens"),
+        py::arg("item"), py::arg("rows"),
+        "Copy the columns that runs [n, 2] name from a matrix [tokens, width] at one address to "
+        "another [tokens, room] at another, one after another; zeros behind them. Strides and "
+        "item in bytes. Raises ValueError for runs outside of either.");
   m.def(
       "select_topk", &topk, py::arg("importance"), py::arg("rows"),
       "float32 [N] -> int64 [n, 2] of (first row, rows), ascending, disjoint, not touching. Ties "

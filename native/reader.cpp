@@ -40,6 +40,17 @@ Reader::Reader(const std::vector<std::string>& paths, const ReaderOptions& optio
   start_backend(options);
 }
 
+std::shared_ptr<Reader> Reader::open(const std::vector<std::string>& paths,
+                                     const ReaderOptions& options) {
+  return {new Reader(paths, options), [](Reader* reader) {
+            if (reader->forked()) {
+              reader->close();
+            } else {
+              delete reader;
+            }
+          }};
+}
+
 Reader::~Reader() {
   close();
 }
@@ -61,7 +72,12 @@ void Reader::start_backend(const ReaderOptions& options) {
                        "; reading with a pool of threads");
     }
   }
-  backend_ = make_thread_backend(queue_, wanted);
+  try {
+    backend_ = make_thread_backend(queue_, wanted);
+  } catch (const BackendUnavailable& reason) {
+    throw ReadFailure(reason.error, set_.files.front().path(), -1,
+                      std::string("no thread can be started to read with: ") + reason.what());
+  }
 }
 
 const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
@@ -86,6 +102,7 @@ const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
 }
 
 std::int64_t Reader::capacity(std::int64_t file, const Extent* extents, std::size_t count) {
+  refuse_forked();
   check(file, extents, count);
   std::unique_ptr<Job> job = take_job();
   job->plan.build(extents, count, set_.block, max_request_, 0);
@@ -96,6 +113,7 @@ std::int64_t Reader::capacity(std::int64_t file, const Extent* extents, std::siz
 
 std::unique_ptr<Batch> Reader::submit(std::int64_t file, const Extent* extents, std::size_t count,
                                       std::shared_ptr<AlignedBuffer> buffer, std::int64_t at) {
+  refuse_forked();
   const auto submitted = std::chrono::steady_clock::now();
   const SourceFile& source = check(file, extents, count);
   if (at < 0 || at % set_.block != 0) {
@@ -135,7 +153,20 @@ void Reader::start(Job& job) {
   under_way_.push_back(&job);
 }
 
+void Reader::refuse_forked() const {
+  if (forked()) {
+    throw std::invalid_argument(
+        "this reader belongs to the process that opened it; open another one after fork");
+  }
+}
+
 void Reader::close() {
+  if (forked()) {
+    // Threads and ring are the parent's; so, perhaps, is the lock.
+    backend_.release();
+    for (SourceFile& file : set_.files) file.close();
+    return;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   queue_.close();
   backend_.reset();
@@ -164,15 +195,21 @@ Batch::Batch(std::shared_ptr<Reader> reader, std::unique_ptr<Job> job)
     : reader_(std::move(reader)), job_(std::move(job)) {}
 
 Batch::~Batch() {
+  if (reader_->forked()) {
+    job_.release();  // the parent's driver has it in hand; here nobody will ever finish it
+    return;
+  }
   reader_->queue_.cancel(*job_);
   reader_->give_back(std::move(job_));
 }
 
 bool Batch::ready() const {
+  reader_->refuse_forked();
   return reader_->queue_.complete(*job_);
 }
 
 bool Batch::wait_for(std::chrono::milliseconds patience) {
+  reader_->refuse_forked();
   return reader_->queue_.wait(*job_, patience);
 }
 

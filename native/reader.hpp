@@ -3,6 +3,9 @@
 // Reads lists of extents into a reusable buffer, in the background, several lists at a time.
 #pragma once
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -62,7 +65,11 @@ class Batch {
 // Safe to be called from several threads.
 class Reader : public std::enable_shared_from_this<Reader> {
  public:
-  // Throws ReadFailure, BackendUnavailable, std::invalid_argument.
+  // Throws ReadFailure, BackendUnavailable, std::invalid_argument. Where the last owner is in a
+  // process made by fork, files are closed and the rest is left: its condition variables count
+  // waiters that only the parent has, and would wait for them.
+  static std::shared_ptr<Reader> open(const std::vector<std::string>& paths,
+                                      const ReaderOptions& options);
   Reader(const std::vector<std::string>& paths, const ReaderOptions& options);
   ~Reader();
 
@@ -83,6 +90,8 @@ class Reader : public std::enable_shared_from_this<Reader> {
 
  private:
   friend class Batch;
+  bool forked() const { return getpid() != owner_; }
+  void refuse_forked() const;
   const SourceFile& check(std::int64_t file, const Extent* extents, std::size_t count) const;
   void start_backend(const ReaderOptions& options);
   void start(Job& job);
@@ -98,6 +107,7 @@ class Reader : public std::enable_shared_from_this<Reader> {
   std::vector<std::unique_ptr<Job>> idle_;  // kept for their storage
   std::vector<Job*> under_way_;
   std::unique_ptr<Backend> backend_;  // none once closed
+  const pid_t owner_ = getpid();      // a process made by fork has no part in this one's reads
 };
 
 // Whether a reader could use io_uring here: built in and allowed.

@@ -25,9 +25,10 @@
 namespace neuron_chunk {
 namespace {
 
-// Columns whose sums, of all tokens, stay in the first cache while rows go by.
-constexpr std::int64_t kSums = 4096;
-constexpr std::int64_t kLine = 64;  // columns; a thread's share is a multiple
+constexpr std::int64_t kSums = 4096;  // columns whose sums stay in the first cache
+constexpr std::int64_t kTile = 512;   // columns widened at a time, where several tokens want them
+constexpr std::int64_t kRows = 8;     // rows added in one go: their sum is loaded and stored once
+constexpr std::int64_t kLine = 64;    // columns; a thread's share is a multiple
 
 struct Share {
   std::int64_t begin;
@@ -56,39 +57,58 @@ inline float widened(std::uint16_t bits, std::true_type) {
   return from_bits(wide | sign);
 }
 
-#define NEURON_CHUNK_KERNEL(NAME, TYPE, WIDEN)                                 \
-  NEURON_CHUNK_CLONES void NAME(const RowProduct& product, Share share) {      \
-    const TYPE* const weights = static_cast<const TYPE*>(product.weights);     \
-    const std::int64_t columns = product.columns, count = product.count;       \
-    const std::int64_t tile =                                                  \
-        std::max<std::int64_t>(kLine, kSums / product.tokens / kLine * kLine); \
-    for (std::int64_t first = share.begin; first < share.end; first += tile) { \
-      const std::int64_t width = std::min(tile, share.end - first);            \
-      std::int64_t row = 0;                                                    \
-      for (; row + 4 <= count; row += 4) {                                     \
-        const TYPE* __restrict w0 = weights + row * columns + first;           \
-        const TYPE* __restrict w1 = w0 + columns;                              \
-        const TYPE* __restrict w2 = w1 + columns;                              \
-        const TYPE* __restrict w3 = w2 + columns;                              \
-        for (std::int64_t token = 0; token < product.tokens; ++token) {        \
-          const float* x = product.inputs + token * count + row;               \
-          const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];              \
-          float* __restrict out = product.out + token * columns + first;       \
-          for (std::int64_t c = 0; c < width; ++c) {                           \
-            out[c] += (x0 * WIDEN(w0[c]) + x1 * WIDEN(w1[c])) +                \
-                      (x2 * WIDEN(w2[c]) + x3 * WIDEN(w3[c]));                 \
-          }                                                                    \
-        }                                                                      \
-      }                                                                        \
-      for (; row < count; ++row) {                                             \
-        const TYPE* __restrict w = weights + row * columns + first;            \
-        for (std::int64_t token = 0; token < product.tokens; ++token) {        \
-          const float x = product.inputs[token * count + row];                 \
-          float* __restrict out = product.out + token * columns + first;       \
-          for (std::int64_t c = 0; c < width; ++c) out[c] += x * WIDEN(w[c]);  \
-        }                                                                      \
-      }                                                                        \
-    }                                                                          \
+// One token: widened and multiplied in one go. Several: a tile of rows is widened once for all.
+#define NEURON_CHUNK_KERNEL(NAME, TYPE, WIDEN)                                                                                                                                                                                                      \
+  NEURON_CHUNK_CLONES void NAME(const RowProduct& product, Share share) {                                                                                                                                                                           \
+    const TYPE* const weights = static_cast<const TYPE*>(product.weights);                                                                                                                                                                          \
+    const std::int64_t columns = product.columns, count = product.count;                                                                                                                                                                            \
+    const std::int64_t step = product.tokens == 1 ? kSums : kTile;                                                                                                                                                                                  \
+    alignas(64) float tile[kRows][kTile];                                                                                                                                                                                                           \
+    for (std::int64_t first = share.begin; first < share.end; first += step) {                                                                                                                                                                      \
+      const std::int64_t width = std::min(step, share.end - first);                                                                                                                                                                                 \
+      std::int64_t row = 0;                                                                                                                                                                                                                         \
+      for (; row + kRows <= count; row += kRows) {                                                                                                                                                                                                  \
+        const TYPE* __restrict w0 = weights + row * columns + first;                                                                                                                                                                                \
+        if (product.tokens == 1) {                                                                                                                                                                                                                  \
+          const TYPE* __restrict w1 = w0 + columns, * __restrict w2 = w1 + columns, * __restrict w3 = w2 + columns, * __restrict w4 = w3 + columns, * __restrict w5 = w4 + columns, * __restrict w6 = w5 + columns, * __restrict w7 = w6 + columns; \
+          const float* x = product.inputs + row;                                                                                                                                                                                                    \
+          const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];                                                                                                                                                                                   \
+          const float x4 = x[4], x5 = x[5], x6 = x[6], x7 = x[7];                                                                                                                                                                                   \
+          float* __restrict out = product.out + first;                                                                                                                                                                                              \
+          for (std::int64_t c = 0; c < width; ++c) {                                                                                                                                                                                                \
+            out[c] += ((x0 * WIDEN(w0[c]) + x1 * WIDEN(w1[c])) +                                                                                                                                                                                    \
+                       (x2 * WIDEN(w2[c]) + x3 * WIDEN(w3[c]))) +                                                                                                                                                                                   \
+                      ((x4 * WIDEN(w4[c]) + x5 * WIDEN(w5[c])) +                                                                                                                                                                                    \
+                       (x6 * WIDEN(w6[c]) + x7 * WIDEN(w7[c])));                                                                                                                                                                                    \
+          }                                                                                                                                                                                                                                         \
+          continue;                                                                                                                                                                                                                                 \
+        }                                                                                                                                                                                                                                           \
+        for (std::int64_t i = 0; i < kRows; ++i) {                                                                                                                                                                                                  \
+          const TYPE* __restrict w = w0 + i * columns;                                                                                                                                                                                              \
+          float* __restrict wide = tile[i];                                                                                                                                                                                                         \
+          for (std::int64_t c = 0; c < width; ++c) wide[c] = WIDEN(w[c]);                                                                                                                                                                           \
+        }                                                                                                                                                                                                                                           \
+        for (std::int64_t token = 0; token < product.tokens; ++token) {                                                                                                                                                                             \
+          const float* x = product.inputs + token * count + row;                                                                                                                                                                                    \
+          const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];                                                                                                                                                                                   \
+          const float x4 = x[4], x5 = x[5], x6 = x[6], x7 = x[7];                                                                                                                                                                                   \
+          float* __restrict out = product.out + token * columns + first;                                                                                                                                                                            \
+          for (std::int64_t c = 0; c < width; ++c) {                                                                                                                                                                                                \
+            out[c] +=                                                                                                                                                                                                                               \
+                ((x0 * tile[0][c] + x1 * tile[1][c]) + (x2 * tile[2][c] + x3 * tile[3][c])) +                                                                                                                                                       \
+                ((x4 * tile[4][c] + x5 * tile[5][c]) + (x6 * tile[6][c] + x7 * tile[7][c]));                                                                                                                                                        \
+          }                                                                                                                                                                                                                                         \
+        }                                                                                                                                                                                                                                           \
+      }                                                                                                                                                                                                                                             \
+      for (; row < count; ++row) {                                                                                                                                                                                                                  \
+        const TYPE* __restrict w = weights + row * columns + first;                                                                                                                                                                                 \
+        for (std::int64_t token = 0; token < product.tokens; ++token) {                                                                                                                                                                             \
+          const float x = product.inputs[token * count + row];                                                                                                                                                                                      \
+          float* __restrict out = product.out + token * columns + first;                                                                                                                                                                            \
+          for (std::int64_t c = 0; c < width; ++c) out[c] += x * WIDEN(w[c]);                                                                                                                                                                       \
+        }                                                                                                                                                                                                                                           \
+      }                                                                                                                                                                                                                                             \
+    }                                                                                                                                                                                                                                               \
   }
 
 #define NEURON_CHUNK_BF16(bits) widened(bits, std::false_type{})
@@ -185,6 +205,20 @@ Pool& pool() {
 }
 
 }  // namespace
+
+void gather_columns(const Gather& gather, const Run* runs, std::size_t count) {
+  for (std::int64_t token = 0; token < gather.tokens; ++token) {
+    const char* source = gather.source + token * gather.source_stride;
+    char* const row = gather.target + token * gather.target_stride;
+    char* target = row;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int64_t bytes = runs[i].count * gather.item;
+      std::memcpy(target, source + runs[i].first * gather.item, static_cast<std::size_t>(bytes));
+      target += bytes;
+    }
+    std::memset(target, 0, static_cast<std::size_t>(row + gather.room * gather.item - target));
+  }
+}
 
 void add_row_product(const RowProduct& product, int threads) {
   const std::int64_t lines = (product.columns + kLine - 1) / kLine;

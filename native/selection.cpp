@@ -84,6 +84,8 @@ double summable(float value) {
   return std::clamp(value, -kMost, kMost);
 }
 
+constexpr double kMostWindows = 134217728.0;
+
 struct Window {
   double score;
   std::uint32_t order;  // as generated: by size, then by first row
@@ -107,8 +109,10 @@ double seconds(const GreedyOptions& options, std::size_t rows) {
 }
 
 std::size_t floor_to_rows(double kib, std::int64_t row_bytes) {
+  // No more than there can be: a double beyond the range of an integer is none in particular.
+  constexpr double kMost = 4294967296.0;
   return static_cast<std::size_t>(
-      std::max(1.0, std::floor(kib * 1024.0 / static_cast<double>(row_bytes))));
+      std::clamp(std::floor(kib * 1024.0 / static_cast<double>(row_bytes)), 1.0, kMost));
 }
 
 void check(const GreedyOptions& options, std::size_t count) {
@@ -132,6 +136,17 @@ void check(const GreedyOptions& options, std::size_t count) {
   }
 }
 
+// The bytes of a run from the group's begin. Throws where they leave what an offset can say.
+void byte_range(const Interval& run, std::int64_t row_bytes, std::int64_t block,
+                std::int64_t& begin, std::int64_t& end) {
+  std::int64_t rows = 0, room = 0;
+  if (run.first < 0 || run.rows < 0 || __builtin_add_overflow(run.first, run.rows, &rows) ||
+      __builtin_mul_overflow(rows, row_bytes, &end) || __builtin_add_overflow(end, block, &room)) {
+    throw std::invalid_argument("runs must be of rows whose bytes an offset can count");
+  }
+  begin = run.first * row_bytes;
+}
+
 // Steps 1 and 2: every window that could be taken at all, with its score.
 void score_windows(const float* importance, std::size_t count, std::size_t budget,
                    const GreedyOptions& options, std::vector<double>& sums,
@@ -147,6 +162,14 @@ void score_windows(const float* importance, std::size_t count, std::size_t budge
   windows.clear();
   // A window above the whole budget would be skipped by the walk whatever its score.
   const std::size_t widest = std::min({most, count, budget});
+  double made = 0.0;
+  for (std::size_t rows = least; rows <= widest && made <= kMostWindows; rows += step) {
+    made += static_cast<double>((count - rows) / std::min(rows, jump) + 1);
+  }
+  if (made > kMostWindows) {
+    throw std::invalid_argument(
+        "these sizes make more than 2^27 windows: take a larger step_kib or jump_kib");
+  }
   for (std::size_t rows = least; rows <= widest; rows += step) {
     const double cost = seconds(options, rows);
     const std::size_t stride = std::min(rows, jump);
@@ -230,9 +253,19 @@ double reading_seconds(const Interval* intervals, std::size_t count, std::int64_
   if (row_bytes <= 0) throw std::invalid_argument("row_bytes must be positive");
   if (block <= 0) throw std::invalid_argument("block must be positive");
   double sum = 0.0;
-  for (const Interval* run = intervals; run != intervals + count; ++run) {
-    const std::int64_t first = run->first * row_bytes / block;
-    const std::int64_t stop = ((run->first + run->rows) * row_bytes + block - 1) / block;
+  for (const Interval* run = intervals; run != intervals + count;) {
+    std::int64_t begin = 0, end = 0;
+    byte_range(*run, row_bytes, block, begin, end);
+    const std::int64_t first = begin / block;
+    std::int64_t stop = (end + block - 1) / block;
+    // As the reader does: neighbours that share or touch a block are one request.
+    for (++run; run != intervals + count; ++run) {
+      std::int64_t next = 0, next_end = 0;
+      byte_range(*run, row_bytes, block, next, next_end);
+      if (next < end || next / block > stop) break;
+      end = next_end;
+      stop = (end + block - 1) / block;
+    }
     const double kib = static_cast<double>((stop - first) * block) / 1024.0;
     sum += kib <= lines.knee_kib ? lines.low_request + lines.low_kib * kib
                                  : lines.high_request + lines.high_kib * kib;

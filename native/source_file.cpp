@@ -29,12 +29,15 @@ static_assert(sizeof(struct statx) == 0x100, "statx's layout is fixed by the ker
 
 // Larger than any device's block: an answer above this is not believed.
 constexpr std::int64_t kLargestBlock = std::int64_t{1} << 20;
+constexpr std::int64_t kPage = 4096;
 
 bool is_block_size(std::int64_t value) {
   return value > 0 && value <= kLargestBlock && (value & (value - 1)) == 0;
 }
 
-// The alignment direct reads of this file need, or 0 where it has no direct I/O.
+// The alignment direct reads of this file need, or 0 where it has no direct I/O. Where the kernel
+// doesn't tell, stx_blksize is what is *preferred*, which may be a megabyte: no more than a page
+// is believed of it, and open_direct tries.
 std::int64_t direct_block(const SourceFile& file) {
   // tmpfs takes the flag since 6.6 but copies from memory all the same.
   struct statfs system;
@@ -54,9 +57,11 @@ std::int64_t direct_block(const SourceFile& file) {
       const std::int64_t block = std::max(memory, offset);
       if (is_block_size(block)) return block;
     }
-    if (is_block_size(status.stx_blksize)) return status.stx_blksize;
+    if (is_block_size(status.stx_blksize)) {
+      return std::min<std::int64_t>(status.stx_blksize, kPage);
+    }
   }
-  return 4096;
+  return kPage;
 }
 
 // Some file systems take O_DIRECT at open and refuse the first read.
@@ -73,8 +78,11 @@ bool open_direct(const std::vector<std::string>& paths, FileSet& set) {
   for (const std::string& path : paths) {
     set.files.emplace_back(path, true);
     const SourceFile& file = set.files.back();
-    const std::int64_t block = file.direct() ? direct_block(file) : 0;
-    if (block == 0 || refuses_direct_read(file, block)) {
+    std::int64_t block = file.direct() ? direct_block(file) : 0;
+    while (block != 0 && refuses_direct_read(file, block)) {
+      block = block < kLargestBlock ? 2 * block : 0;
+    }
+    if (block == 0) {
       set.note = path + ": the file system has no direct I/O (O_DIRECT)";
       return false;
     }

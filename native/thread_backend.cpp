@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,10 +21,9 @@ class ThreadBackend : public Backend {
     threads_.reserve(static_cast<std::size_t>(options.threads));
     try {
       for (int i = 0; i < options.threads; ++i) threads_.emplace_back([this] { work(); });
-    } catch (...) {
-      queue_.close();
-      join();
-      throw;
+    } catch (const std::system_error& error) {
+      // Fewer, then, where there are any.
+      if (threads_.empty()) throw BackendUnavailable(error.code().value(), error.what());
     }
   }
 

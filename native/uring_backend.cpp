@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -74,9 +76,9 @@ class UringBackend : public Backend {
     const SignalsBlocked blocked;
     try {
       driver_ = std::thread([this] { drive(); });
-    } catch (...) {
+    } catch (const std::system_error& error) {
       close(bell_);
-      throw;
+      throw BackendUnavailable(error.code().value(), std::string("a thread: ") + error.what());
     }
   }
 
@@ -97,6 +99,7 @@ class UringBackend : public Backend {
   // Added up in the eventfd: a stop stays visible whatever number of work calls came with it.
   static constexpr std::uint64_t kWork = 1;
   static constexpr std::uint64_t kStop = std::uint64_t{1} << 32;
+  static constexpr int kPatience = 1000;  // refusals in a row, most of them a millisecond apart
 
   void ring_bell(std::uint64_t what) {
     while (write(bell_, &what, sizeof what) < 0 && errno == EINTR) {
@@ -106,6 +109,7 @@ class UringBackend : public Backend {
   // The driver's one place to sleep is the ring; the bell is a read like any other in it.
   void drive() {
     bool stopping = false;
+    int refusals = 0;
     arm_bell();
     while (!stopping || free_.size() != slots_.size()) {
       Ticket ticket;
@@ -117,10 +121,29 @@ class UringBackend : public Backend {
       }
       const int result = io_uring_submit_and_wait(ring_.get(), 1);
       // Entries that the kernel could not take now (out of memory, completions to be reaped
-      // first) stay in the ring and go with the next call.
-      if (result < 0 && result != -EINTR) std::this_thread::yield();
+      // first) stay in the ring and go with the next call; but not for ever.
+      if (result >= 0 || result == -EINTR) {
+        refusals = 0;
+      } else if (++refusals < kPatience) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(refusals < 100 ? 0 : 1));
+      } else {
+        refused(-result);
+        return;
+      }
       stopping |= reap();
     }
+  }
+
+  // The kernel takes nothing any more: every read ends with its error, from now on at once.
+  void refused(int error) {
+    reap();
+    std::vector<bool> idle(slots_.size(), false);
+    for (const Slot* slot : free_) idle[static_cast<std::size_t>(slot - slots_.data())] = true;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (!idle[i]) queue_.finish(slots_[i].ticket, slots_[i].got, error);
+    }
+    Ticket ticket;
+    while (queue_.take(ticket)) queue_.finish(ticket, 0, error);
   }
 
   // Handles all completions there are. True when the bell said stop.

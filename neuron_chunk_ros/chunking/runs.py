@@ -35,6 +35,20 @@ def union(choices: Sequence[np.ndarray], rows: int) -> np.ndarray:
     return np.stack([steps[::2], steps[1::2] - steps[::2]], axis=1).astype(np.int64)
 
 
+def difference(runs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the runs of the rows that `runs` holds and `others` does not."""
+    if not len(runs) or not len(others):
+        return runs
+    ends = [int(r[-1].sum()) for r in (runs, others)]
+    edges = np.zeros(max(ends) + 1, np.int32)
+    for found, sign in ((runs, 1), (others, -2)):  # 1 where only the first holds a row
+        edges[found[:, 0]] += sign
+        edges[found.sum(axis=1)] -= sign
+    held = np.concatenate([[0], np.cumsum(edges) == 1, [0]])
+    steps = np.flatnonzero(np.diff(held))
+    return np.stack([steps[::2], steps[1::2] - steps[::2]], axis=1).astype(np.int64)
+
+
 def indices(runs: np.ndarray) -> np.ndarray:
     """Return the row numbers the runs hold, int64, ascending."""
     ends = np.cumsum(runs[:, 1])

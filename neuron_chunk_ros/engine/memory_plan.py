@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,9 @@ import torch
 from neuron_chunk_ros.engine.flash_products import BUFFERS, piece_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
 from neuron_chunk_ros.engine.kv_cache import kv_shape
-from neuron_chunk_ros.engine.rows import STORED
+from neuron_chunk_ros.engine.products import TILE_BYTES
+from neuron_chunk_ros.engine.resident import resident_dtype
+from neuron_chunk_ros.engine.rows import STORED, held_dtype
 from neuron_chunk_ros.errors import MemoryBudgetError
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
@@ -20,7 +23,6 @@ from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 MIB = 1 << 20
 LARGEST_STEP = 1024  # tokens; activations are declared for so many at once
 _ALLOCATOR = 64 * MIB  # what malloc keeps of what was freed, kernels, code loaded on first use
-_FLOATS = ('BF16', 'F16', 'F32')
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     """
     piece, room = piece_size(bundle, slack, piece_bytes)
     plan = MemoryPlan(
-        resident=sum(_held(entry, dtype) for entry in bundle.resident_tensors.values()),
+        resident=sum(_held(entry, config, bundle.dtype, dtype)
+                     for entry in bundle.resident_tensors.values()),
         buffers=BUFFERS * _huge(piece + room),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
@@ -76,8 +79,9 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     wanted = int(head_mb * MIB) if head_mb is not None else (
         # whole huge pages, and each head begins on a page
         max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.groups)))
-    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // dtype.itemsize)
-    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, dtype)), head_rows=rows)
+    kept = held_dtype(bundle.dtype, dtype)
+    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // kept.itemsize)
+    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, kept)), head_rows=rows)
     plan.check(budget_mb)
     return plan
 
@@ -99,8 +103,9 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     rows = max(group.rows for group in groups)
     hidden = config.text_config.hidden_size
     decoder = tokens * (dtype.itemsize * (columns + 3 * rows + 6 * hidden) + 4 * 4 * hidden)
-    # a CPU's product packs the weights it is given
-    packed = max(group.nbytes for group in groups) if dtype == torch.bfloat16 else 0
+    # a CPU's product packs the weights it is given, or has them widened in tiles
+    packed = (max(group.nbytes for group in groups) if dtype == torch.bfloat16
+              else 2 * TILE_BYTES * len({group.columns for group in groups}))
     vision = config.vision_config
     width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
     patch = getattr(vision, 'patch_size', 14)
@@ -110,14 +115,9 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     return max(decoder + min(packed, 64 * MIB), tower) + words + _ALLOCATOR
 
 
-def _held(entry: TensorEntry, dtype: torch.dtype) -> int:
-    """Return what a resident tensor takes in memory: floating-point ones are computed with."""
-    if entry.dtype not in _FLOATS:
-        return entry.nbytes
-    count = 1
-    for size in entry.shape:
-        count *= size
-    return count * dtype.itemsize
+def _held(entry: TensorEntry, config, stored: str, compute: torch.dtype) -> int:
+    """Return what a resident tensor takes in memory."""
+    return math.prod(entry.shape) * resident_dtype(entry, config, stored, compute).itemsize
 
 
 def _huge(nbytes: int) -> int:

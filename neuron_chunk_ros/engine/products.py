@@ -7,6 +7,9 @@ and keeps a kernel for every new shape, and selections have a different number o
 every time (12 ms instead of 0.8 for 40 tokens x 5632 columns, one core). So rows are multiplied
 in multiples of STEP, zero rows behind them.
 
+Rows stored narrower than what is computed in are widened a tile at a time, which the product
+then finds in the cache.
+
 Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
 lie, beginning with the first that arrive.
 """
@@ -20,12 +23,18 @@ from neuron_chunk_ros import _native
 
 STEP = 64
 FEW = 8  # tokens; from here on torch's product is faster
+TILE_BYTES = 16 << 20  # of widened rows
 _NATIVE = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}
 
 
 def padded(rows: int) -> int:
     """Return the multiple of STEP that so many rows are multiplied as."""
     return -(-rows // STEP) * STEP
+
+
+def tile_rows(columns: int, dtype: torch.dtype) -> int:
+    """Return how many rows are widened at a time."""
+    return max(16, TILE_BYTES // (columns * dtype.itemsize))
 
 
 class Sum:
@@ -38,7 +47,7 @@ class Sum:
         self.few = (self.on_cpu and len(inputs) <= FEW and inputs.dtype in _NATIVE
                     and hasattr(_native, 'row_products'))
         self._pad = self.on_cpu and not self.few and inputs.dtype == torch.bfloat16
-        self._begun = False
+        self._begun, self._scratch = False, scratch
         if self.few:
             self._floats = inputs.float()
             self._out = scratch.floats(len(inputs), columns)
@@ -75,8 +84,16 @@ class Sum:
                 size = (padded(count), self.columns)
                 weights = weights.as_strided(size, (self.columns, 1))
                 weights[count:] = 0
-        self._add(_columns(self.inputs, rows, len(weights)),
-                  weights.to(self.inputs.device, self.inputs.dtype))
+        inputs = _columns(self.inputs, rows, len(weights))
+        if not self.on_cpu or weights.dtype == inputs.dtype:
+            self._add(inputs, weights.to(inputs.device, inputs.dtype))
+            return
+        tile = tile_rows(self.columns, inputs.dtype)
+        wide = self._scratch.tile(tile, self.columns, inputs.dtype)
+        for at in range(0, len(weights), tile):
+            narrow = weights[at:at + tile]
+            wide[:len(narrow)].copy_(narrow)
+            self._add(inputs[:, at:at + tile], wide[:len(narrow)])
 
     def result(self) -> torch.Tensor:
         """Return the sum in the inputs' dtype; its memory is used again for the next."""
@@ -106,8 +123,12 @@ class Scratch:
         """Return float32 [tokens, columns]."""
         return self._get(tokens, columns, torch.float32, torch.device('cpu'))
 
-    def _get(self, tokens: int, columns: int, dtype, device) -> torch.Tensor:
-        key = columns, dtype, device
+    def tile(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return [rows, columns], for widened rows; not the memory of any sum."""
+        return self._get(rows, columns, dtype, torch.device('cpu'), 'tile')
+
+    def _get(self, tokens: int, columns: int, dtype, device, what: str = 'sum') -> torch.Tensor:
+        key = what, columns, dtype, device
         kept = self._kept.get(key)
         if kept is None or len(kept) < tokens:
             kept = self._kept[key] = torch.empty(tokens, columns, dtype=dtype, device=device)
@@ -124,6 +145,13 @@ def _columns(inputs: torch.Tensor, rows: np.ndarray, count: int) -> torch.Tensor
         first, length = int(rows[0, 0]), int(rows[0, 1])
         if length == count:
             return inputs[:, first:first + count]
+    if inputs.device.type == 'cpu':
+        if inputs.stride(1) != 1:
+            inputs = inputs.contiguous()
+        found, item = inputs.new_empty(len(inputs), count), inputs.dtype.itemsize
+        _native.gather_columns(inputs.data_ptr(), inputs.stride(0) * item, inputs.shape[1],
+                               found.data_ptr(), count * item, count, len(inputs), item, rows)
+        return found
     parts = [inputs[:, first:first + length] for first, length in rows.tolist()]
     short = count - sum(part.shape[1] for part in parts)
     if short:  # these meet zero rows

@@ -13,10 +13,11 @@ from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
 from neuron_chunk_ros.engine.flash_products import GroupProducts
-from neuron_chunk_ros.engine.rows import compute_dtype
+from neuron_chunk_ros.engine.rows import compute_dtype, held_dtype
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 _LOAD_BYTES = 16 << 20  # read between two words on progress
 _SAFETENSORS_TYPES = {'BF16': torch.bfloat16, 'F16': torch.float16, 'F32': torch.float32,
@@ -49,8 +50,9 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     except (AttributeError, ValueError) as error:
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({error})'
                           ) from error
-    _load(model, bundle, dtype, on_progress or (lambda share: None))
+    _load(model, bundle, config, dtype, on_progress or (lambda share: None))
     model.tie_weights()
+    _widen_words(model, dtype)
     empty = [name for name, p in model.named_parameters() if p.is_meta]
     if empty:
         raise BundleError(f'{bundle.resident_file}: tensor {empty[0]} is missing')
@@ -58,7 +60,44 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     return model, groups
 
 
-def _load(model, bundle: Bundle, dtype: torch.dtype, on_progress: Callable) -> None:
+def resident_dtype(entry: TensorEntry, config, stored: str, compute: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a resident tensor is kept.
+
+    What is multiplied is kept in the dtype that is computed in; the tables of all words, which are
+    larger than all else, in the narrower one.
+    """
+    dtype = _SAFETENSORS_TYPES[entry.dtype]
+    if not dtype.is_floating_point:
+        return dtype
+    text = config.text_config
+    words = tuple(entry.shape) == (text.vocab_size, text.hidden_size)
+    return held_dtype(stored, compute) if words else compute
+
+
+class _WordScores(torch.nn.Linear):
+    """An LM head kept narrower than what is computed in: widened a tile at a time."""
+
+    _TILE = 512  # words
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the scores, [tokens, words], in the inputs' dtype."""
+        out = inputs.new_empty(*inputs.shape[:-1], self.out_features)
+        for at in range(0, self.out_features, self._TILE):
+            out[..., at:at + self._TILE] = inputs @ self.weight[at:at + self._TILE].to(
+                inputs.dtype).t()
+        return out if self.bias is None else out + self.bias
+
+
+def _widen_words(model, dtype: torch.dtype) -> None:
+    """Let the embedding table and the LM head work with `dtype`, however they are kept."""
+    words = model.get_input_embeddings()
+    if words.weight.dtype != dtype:
+        words.register_forward_hook(lambda module, args, out: out.to(dtype))
+    if model.lm_head.weight.dtype != dtype:
+        model.lm_head.__class__ = _WordScores
+
+
+def _load(model, bundle: Bundle, config, dtype: torch.dtype, on_progress: Callable) -> None:
     """Read the resident tensors into memory of their own, one at a time.
 
     Not by memory map: mapped weights leave memory under pressure and come back from flash at
@@ -79,7 +118,7 @@ def _load(model, bundle: Bundle, dtype: torch.dtype, on_progress: Callable) -> N
                 target = target[got:]
                 done += got
                 on_progress(done / total)
-            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            state[name] = tensor.to(resident_dtype(entry, config, bundle.dtype, dtype))
     result = model.load_state_dict(state, strict=False, assign=True)
     if result.unexpected_keys:
         raise BundleError(f'{bundle.resident_file}: the model has no tensor '

@@ -8,6 +8,9 @@ where the first becomes the second.
 
 from __future__ import annotations
 
+import functools
+import time
+
 import torch
 
 from neuron_chunk_ros.storage.bundle import Group
@@ -17,9 +20,35 @@ STORED = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch
 
 
 def compute_dtype(stored: str, device: str) -> torch.dtype:
-    """Return the dtype to compute in: as stored, but never float16 on a CPU (unusably slow)."""
+    """Return the dtype to compute in: as stored on a GPU; on a CPU what it is fast in."""
     dtype = STORED[stored]
-    return torch.bfloat16 if dtype == torch.float16 and device == 'cpu' else dtype
+    if torch.device(device).type != 'cpu' or dtype == torch.float32:
+        return dtype
+    return torch.bfloat16 if bfloat16_is_fast() else torch.float32
+
+
+def held_dtype(stored: str, compute: torch.dtype) -> torch.dtype:
+    """Return the dtype in which rows are kept in memory: the narrower of the two."""
+    return STORED[stored] if STORED[stored].itemsize < compute.itemsize else compute
+
+
+@functools.cache
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 about as fast as float32, tried once.
+
+    Without AVX-512 or Arm's BF16 instructions (a Jetson Orin has neither) torch's bfloat16
+    product takes 50 to 200 times as long; float16's takes that long on most.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(32, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+        tries = []
+        for _ in range(4):  # the first one generates the kernel
+            started = time.perf_counter()
+            left @ right
+            tries.append(time.perf_counter() - started)
+        seconds[dtype] = min(tries)
+    return seconds[torch.bfloat16] < 8 * seconds[torch.float32]
 
 
 def stored(raw: torch.Tensor, group: Group, rows: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ from neuron_chunk_ros.engine.kv_cache import KvMemory
 from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, plan_memory
 from neuron_chunk_ros.engine.positions import KeyRotation
 from neuron_chunk_ros.engine.resident import build_model, read_config
-from neuron_chunk_ros.engine.rows import compute_dtype
+from neuron_chunk_ros.engine.rows import STORED, compute_dtype, held_dtype
 from neuron_chunk_ros.engine.runner import Progress, Runner
 from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
@@ -55,7 +55,8 @@ class Session:
         self.context, self._budget_mb = memory.context, memory_budget_mb
         self._model, self._products, self._reader, self._memory = model, products, reader, memory
         self._prompts = prompt_builder(bundle.family, bundle.path, config)
-        self._inputs = Inputs(self._prompts, model.device, model.dtype)
+        self._dtype = compute_dtype(bundle.dtype, str(model.device))
+        self._inputs = Inputs(self._prompts, model.device, self._dtype)
         # The decoder's list of layers is an attribute of the decoder.
         self._decoder = model.get_submodule(
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
@@ -124,7 +125,8 @@ class Session:
             plan = plan_memory(bundle, config, context=context, dtype=dtype, piece_bytes=piece,
                                slack=slack_bytes(reader), budget_mb=memory_budget_mb,
                                head_mb=head_mb, cameras=cameras)
-            heads = Heads(bundle.groups, plan.head_rows, reader, dtype, device)
+            heads = Heads(bundle.groups, plan.head_rows, reader,
+                          held_dtype(bundle.dtype, dtype), device)
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
                               reader.block_size, heads.rows, min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
@@ -171,6 +173,9 @@ class Session:
     def notes(self) -> list[str]:
         """What the reader fell back from and why, and settings that are for experiments."""
         notes = list(self._reader.notes)
+        if self._dtype != STORED[self.bundle.dtype]:
+            notes.append(f'this processor is slow in {self.bundle.dtype}: computing in '
+                         f'{str(self._dtype).removeprefix("torch.")}')
         if self._products.chooser.text_sparsity:
             notes.append(WORDS_SHARE)
         return notes

@@ -76,7 +76,7 @@ def test_stream_equals_all_frames_at_once_and_plain_transformers(
     """With nothing skipped, frames one by one give what they give together."""
     shown = [picture(i, (60 + 30 * i, 120)) for i in range(count)]
     called = [f'camera {i}' for i in range(count)] if names else None
-    with Session.open(tiny_bundles[family], piece_mb=0.02) as session:
+    with Session.open(tiny_bundles[family], piece_mb=0.02, drafts=False) as session:
         logits = Logits(session)
         want = session.ask(QUESTION, shown, names=called, max_new_tokens=8)
         at_once = logits.take()

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_chunk_ros import _native
+from neuron_chunk_ros.engine import products
 from neuron_chunk_ros.engine.products import STEP, Scratch, Sum
 
 SCRATCH = Scratch()
@@ -27,22 +29,28 @@ def pieces(draw):
     return first + draw(st.integers(0, 3)), [part for part in parts if len(part)]
 
 
-@given(pieces(), st.sampled_from([torch.bfloat16, torch.float32]),
-       st.sampled_from([1, 3, 8, 9, 40]), st.booleans())
-def test_pieces_add_up_to_the_plain_product(drawn, dtype, tokens, room):
+TYPES = [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32),
+         (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
+
+
+@given(pieces(), st.sampled_from(TYPES), st.sampled_from([1, 3, 8, 9, 40]), st.booleans())
+def test_pieces_add_up_to_the_plain_product(drawn, types, tokens, room):
     """Also beside memory full of numbers that are none, and over what an earlier sum left."""
     rows, parts = drawn
+    stored, dtype = types
     generator = torch.Generator().manual_seed(rows)
     inputs = torch.randn(tokens, rows, generator=generator).to(dtype)
-    weights = torch.randn(rows, 50, generator=generator).to(dtype)
+    weights = torch.randn(rows, 50, generator=generator).to(stored)
     total, want = Sum(inputs, 50, SCRATCH), torch.zeros(tokens, 50, dtype=torch.float64)
     for part in parts:
         index = torch.cat([torch.arange(first, first + n) for first, n in part.tolist()])
         count = len(index)
         behind = STEP if room else 0
-        memory = torch.full((count + behind, 50), float('nan'), dtype=dtype)
+        memory = torch.full((count + behind, 50), float('nan'), dtype=stored)
         memory[:count] = weights[index]
-        total.add(part, memory[:count], behind)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(products, 'TILE_BYTES', 4 * 50 * 24)  # tiles of 24 rows
+            total.add(part, memory[:count], behind)
         want += inputs[:, index].double() @ weights[index].double()
     scale = 1 + want.abs().max()
     # Each piece that is added rounds once more.
@@ -54,3 +62,27 @@ def test_pieces_add_up_to_the_plain_product(drawn, dtype, tokens, room):
 def test_nothing_adds_up_to_nothing(tokens):
     Sum(torch.ones(tokens, 4), 3, SCRATCH).add(np.array([[0, 4]]), torch.ones(4, 3))
     assert Sum(torch.ones(tokens, 4), 3, SCRATCH).result().abs().max() == 0
+
+
+@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6),
+       st.integers(0, 4), st.sampled_from([torch.bfloat16, torch.float32]), st.booleans())
+def test_columns_are_gathered(tokens, runs, behind, dtype, transposed):
+    inputs = torch.randn(40, tokens).t() if transposed else torch.randn(tokens, 48)[:, :40]
+    inputs = inputs.to(dtype)
+    rows = np.array(runs, np.int64).reshape(-1, 2)
+    index = [i for first, count in runs for i in range(first, first + count)]
+    found = products._columns(inputs, rows, len(index) + behind)
+    assert torch.equal(found[:, :len(index)], inputs[:, index])
+    assert found.shape == (tokens, len(index) + behind)
+    if len(runs) != 1:
+        assert not found[:, len(index):].any()
+
+
+@pytest.mark.parametrize('rows, message', [
+    ([[3, 2]], 'outside'), ([[-1, 1]], 'outside'), ([[0, -1]], 'outside'),
+    ([[2 ** 62, 2 ** 62]], 'outside'), ([[0, 3], [0, 3]], 'fit')])
+def test_no_gathering_beyond_either_matrix(rows, message):
+    source, target = np.zeros((2, 4), np.float32), np.zeros((2, 5), np.float32)
+    with pytest.raises(ValueError, match=message):
+        _native.gather_columns(source.ctypes.data, 16, 4, target.ctypes.data, 20, 5, 2, 4,
+                               np.array(rows, np.int64))
