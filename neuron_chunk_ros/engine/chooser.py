@@ -68,23 +68,23 @@ class Chooser:
     def begin(self, step: Step) -> None:
         """Start a step."""
         self._began = self._last_end = time.perf_counter()
-        kind = self._kind = (step.kind, int(step.tokens).bit_length())
+        kind = self.kind = (step.kind, int(step.tokens).bit_length())
         self._steps[kind] = self._steps.get(kind, 0) + 1
         self._correction = self._corrections.setdefault(step.kind, Correction())
         self._kinds = self._token_kinds(step)
         self._weights = None
         self._floored = False
-        self._paced = bool(self.deadline_ms) and not self.dense
+        self.paced = bool(self.deadline_ms) and not self.dense
         # One kind of token that wants every row has all of them read; once there, they serve
         # the other kind as well.
-        self.everything = self.dense or (not self._paced and any(
+        self.everything = self.dense or (not self.paced and any(
             sparsity == 0 for _, _, sparsity in self._kinds))
-        if self._paced and self._dense_fits(kind):
-            self.everything, self._paced = True, False
+        if self.paced and self._dense_fits(kind):
+            self.everything, self.paced = True, False
         elif not self.everything and self._select.falls_back and (
                 self._times.dense_is_faster(kind)):
-            self.everything, self._paced = True, False
-        if self._paced:
+            self.everything, self.paced = True, False
+        if self.paced:
             self._pacer.begin(kind, self.deadline_ms / 1e3)
 
     def choose(self, group: Group, inputs: torch.Tensor, step: Step) -> np.ndarray:
@@ -98,7 +98,7 @@ class Chooser:
         else:
             importance = self._importance(inputs)
             every = importance[-1]
-            choices = (self._in_time(group, head, importance[:-1], every, step) if self._paced
+            choices = (self._in_time(group, head, importance[:-1], every, step) if self.paced
                        else self._by_fraction(group, head, importance[:-1]))
             choices = [choice for choice in choices if len(choice)]
             chosen = runs.union(choices, group.rows) if choices else _NOTHING
@@ -124,10 +124,10 @@ class Chooser:
         """Learn from a finished step."""
         bill = step.bill
         self._correction.observe(bill.profile_seconds, bill.read_seconds)
-        self._times.observe(self._kind, self.everything, bill.seconds)
+        self._times.observe(self.kind, self.everything, bill.seconds)
         if self.deadline_ms and not self.dense:
             bill.deadline_missed = self._floored or bill.seconds > 1.1 * self.deadline_ms / 1e3
-        if self._paced:
+        if self.paced:
             self._pacer.end(self._last_end - self._began, bill.read_seconds, bill.seconds)
 
     def _dense_fits(self, kind: tuple) -> bool:
@@ -194,7 +194,7 @@ class Chooser:
         share = self._pacer.share(group.name, time.perf_counter() - self._began,
                                   step.bill.read_seconds) / factor
         tails = [np.ascontiguousarray(mine[head:]) for mine in importance]
-        if self._steps[self._kind] % _FRONTIER_EVERY <= 1:
+        if self._steps[self.kind] % _FRONTIER_EVERY <= 1:
             frontier = self._frontier_of.frontier(np.ascontiguousarray(every[head:]),
                                                   group.row_bytes)
             frontier[:, 0] *= factor

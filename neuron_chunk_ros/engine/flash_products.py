@@ -4,7 +4,8 @@
 
 A group is a head that is held and a tail on flash. What is chosen and read is of the tail; while
 it is on its way the head is multiplied. Pieces of a tail that fit a buffer are read ahead of the
-products: of the same group, and where nothing has to be chosen first, of the groups behind it.
+products: of the same group, and where nothing has to be chosen first, of the groups behind it;
+where something has, what the last frame chose of the next group (read_ahead).
 Memory is the heads and the buffers, whatever the model's size.
 """
 
@@ -24,12 +25,14 @@ from neuron_chunk_ros.engine import rows as stored_rows
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum
+from neuron_chunk_ros.engine.read_ahead import ReadAhead
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
 BUFFERS = 3
+_NOTHING = np.empty((0, 2), np.int64)
 LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
 
 
@@ -65,7 +68,7 @@ class FlashProducts:
         self.piece_bytes, room = piece_size(bundle, self._slack, piece_bytes)
         self._buffers = [reader.allocate(self.piece_bytes + room) for _ in range(BUFFERS)]
         self._views = [torch.frombuffer(b, dtype=torch.uint8) for b in self._buffers]
-        self._scratch = Scratch()
+        self._scratch, self._guesses = Scratch(), ReadAhead()
         self._turn = 0
         self._flights: deque[_Flight] = deque()
         self._ahead: Iterator[tuple[Group, np.ndarray]] = iter(())
@@ -87,6 +90,9 @@ class FlashProducts:
         step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
         self.chooser.begin(step)
         self._goes_on = self.chooser.dense and step.tokens <= FEW
+        # By milliseconds it depends on the moment what is chosen.
+        guessed = not self.chooser.everything and not self.chooser.paced and step.tokens > FEW
+        self._guesses.begin(self.chooser.kind if guessed else None)
         self._ahead = self._all_pieces() if self.chooser.everything else iter(())
         if self._flights and not self.chooser.everything:
             self.abandon()  # read ahead for a step that was to want everything
@@ -102,6 +108,7 @@ class FlashProducts:
         """Close the step and hand out its bill."""
         bill = self._step.end()
         self.chooser.end(self._step)
+        self._guesses.end()
         return bill
 
     def abandon(self) -> None:
@@ -137,13 +144,7 @@ class FlashProducts:
             chosen = runs.union([np.array([[head - missing, missing]], np.int64), chosen],
                                 group.rows) if len(chosen) else np.array(
                                     [[head - missing, missing]], np.int64)
-        waiting = self._cut(group, chosen)
-        pending: deque = deque()
-        if not self._in_turn(group, waiting):
-            self.abandon()
-            pending.extend((group, rows) for rows in waiting)
-            self._ahead = (self._all_pieces(group.name) if self.chooser.everything
-                           else iter(()))
+        waiting, pending = self._plan(group, chosen, missing > 0)
         self._top_up(pending)
         chose = time.perf_counter()
         bill.select_seconds += chose - started
@@ -157,12 +158,51 @@ class FlashProducts:
             weights, room = self._land(group)
             self._top_up(pending)
             self._add(total, group, rows, weights, room)
-            if missing and rows[0, 0] < self.heads.rows[group.name]:
+            if missing and len(rows) and rows[0, 0] < self.heads.rows[group.name]:
                 self.heads.fill(group, int(rows[0, 0]), weights[:int(rows[0, 1])])
             step.check()
         self.chooser.done()
         step.group_done(len(self._names))
         return total.result()
+
+    def _plan(self, group: Group, chosen: np.ndarray,
+              filling: bool) -> tuple[list[np.ndarray], deque]:
+        """Return the pieces to wait for, in order, and those that have to be asked for yet."""
+        if self.chooser.everything:
+            waiting = self._cut(group, chosen)
+            if not waiting or (self._flights and _same(self._flights[0], group, waiting[0])):
+                return waiting, deque()
+            self.abandon()
+            self._ahead = self._all_pieces(group.name)
+            return waiting, deque((group, rows) for rows in waiting)
+        if any(flight.group != group.name for flight in self._flights):
+            self.abandon()  # a group was left out: not ours to guess
+        came = [flight.rows for flight in self._flights]
+        if came:
+            # What was read ahead is multiplied, chosen or not: it is there.
+            ahead, bill = np.concatenate(came), self._step.bill
+            wanted = self._guesses.note(group.name, chosen, ahead)
+            bill.rows_ahead += runs.count(ahead)
+            bill.rows_ahead_wanted += wanted
+            bill.rows_selected += runs.count(ahead) - wanted
+            chosen = runs.difference(chosen, ahead)
+        elif not filling:  # what fills a head isn't read again
+            self._guesses.note(group.name, chosen, _NOTHING)
+        rest = self._cut(group, chosen)
+        self._ahead = self._guessed_pieces(group.name)
+        return came + rest, deque((group, rows) for rows in rest)
+
+    def _guessed_pieces(self, before: str) -> Iterator[tuple[Group, np.ndarray]]:
+        """Yield what is likely to be chosen of the next group."""
+        at = self._names.index(before) + 1
+        if at == len(self._names):
+            return
+        group = self.bundle.groups[self._names[at]]
+        guess = self._guesses.guess(group.name)
+        if guess is None or self.heads.missing(group):
+            return
+        for rows in self._cut(group, guess):
+            yield group, rows
 
     def _add(self, total: Sum, group: Group, rows: np.ndarray, weights: torch.Tensor,
              room: int = 0) -> None:
@@ -186,12 +226,6 @@ class FlashProducts:
         if not len(chosen):
             return []
         return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
-
-    def _in_turn(self, group: Group, waiting: list[np.ndarray]) -> bool:
-        """Whether what is under way is what this group waits for."""
-        if not waiting:
-            return self.chooser.everything or not self._flights
-        return bool(self._flights) and _same(self._flights[0], group, waiting[0])
 
     def _all_pieces(self, after: str = '') -> Iterator[tuple[Group, np.ndarray]]:
         """Yield the pieces of a step that wants every row, from the group after `after` on.

@@ -25,6 +25,8 @@ class StepTelemetry:
     requests: int = 0            # reads the device was asked for
     rows_selected: int = 0       # multiplied: held in memory, or read
     rows_held: int = 0           # of these, held in memory
+    rows_ahead: int = 0          # read before they were chosen, as the last frame's were
+    rows_ahead_wanted: int = 0   # of these, chosen then
     rows_total: int = 0
     importance_kept: float = 1.0  # importance of the chosen rows / of all, mean over groups
     contiguity: list[int] = field(default_factory=lambda: [0] * BINS)
@@ -47,7 +49,8 @@ class StepTelemetry:
         result = StepTelemetry('answer')
         for name in ('tokens', 'tokens_drafted', 'tokens_accepted', 'bytes_read', 'bytes_used',
                      'bytes_held', 'chunks', 'requests',
-                     'rows_selected', 'rows_held', 'rows_total', 'read_seconds',
+                     'rows_selected', 'rows_held', 'rows_ahead', 'rows_ahead_wanted',
+                     'rows_total', 'read_seconds',
                      'profile_seconds', 'estimated_seconds', 'wait_seconds',
                      'select_seconds', 'compute_seconds', 'seconds'):
             setattr(result, name, sum(getattr(s, name) for s in steps))

@@ -9,7 +9,8 @@ from std_msgs.msg import Header
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry, Timing
 
 _COUNTS = ('tokens', 'tokens_drafted', 'tokens_accepted', 'bytes_read', 'bytes_used',
-           'bytes_held', 'chunks', 'requests', 'rows_selected', 'rows_held', 'rows_total')
+           'bytes_held', 'chunks', 'requests', 'rows_selected', 'rows_held', 'rows_ahead',
+           'rows_ahead_wanted', 'rows_total')
 _SECONDS = ('read_seconds', 'wait_seconds', 'select_seconds', 'compute_seconds', 'seconds')
 
 

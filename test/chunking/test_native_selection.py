@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron_chunk_ros._native import select_greedy, select_topk
+from neuron_chunk_ros._native import reading_seconds, select_greedy, select_topk
 
 
 def to_intervals(rows):
@@ -196,3 +196,51 @@ def test_from_several_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize('sizes', [(1, 1e300, 1, 1), (1e300, 1e300, 1e300, 1e300),
+                                   (1, 2e15, 2e15, 2e15)])
+def test_huge_sizes_end(sizes):
+    values = np.random.default_rng(1).random(2000, np.float32)
+    got = select_greedy(values, 700, 4096, np.linspace(1e-5, 1e-4, 40), *sizes)
+    assert got[:, 1].sum() <= 700
+
+
+def test_too_many_windows_are_refused():
+    with pytest.raises(ValueError, match='2\\^27 windows'):
+        select_greedy(np.ones(100_000, np.float32), 90_000, 1024, [1e-5], 1, 90_000, 1, 1)
+
+
+LINES = (1e-4, 1e-6, 2e-4, 5e-7, 100.0)
+
+
+def plain_reading_seconds(runs, row_bytes, block):
+    """Charge the requests that the reader makes: runs that share or touch a block are one."""
+    found = []
+    for first, count in runs:
+        begin, end = first * row_bytes // block, -(-(first + count) * row_bytes // block)
+        if found and first * row_bytes // block <= found[-1][1]:
+            found[-1][1] = end
+        else:
+            found.append([begin, end])
+    low, low_kib, high, high_kib, knee = LINES
+    sizes = [(end - begin) * block / 1024 for begin, end in found]
+    return sum(low + low_kib * kib if kib <= knee else high + high_kib * kib for kib in sizes)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=20),
+       st.integers(1, 9000), st.sampled_from([1, 512, 4096]))
+def test_runs_in_neighbouring_blocks_are_one_request(gaps, row_bytes, block):
+    first, runs = 0, []
+    for gap, rows in gaps:
+        runs.append((first + gap, rows))
+        first += gap + rows
+    got = reading_seconds(np.array(runs, np.int64), row_bytes, block, *LINES)
+    assert got == pytest.approx(plain_reading_seconds(runs, row_bytes, block))
+
+
+@pytest.mark.parametrize('run', [(2 ** 62, 1), (1, 2 ** 62), (2 ** 63 - 1, 2 ** 63 - 1), (-1, 2),
+                                 (0, -3)])
+def test_bytes_beyond_counting_are_refused(run):
+    with pytest.raises(ValueError, match='count'):
+        reading_seconds(np.array([run], np.int64), 4096, 4096, *LINES)

@@ -48,10 +48,16 @@ def test_seconds_are_the_profiles_for_whole_blocks(rows, row_bytes, seed, block,
     importance = np.random.default_rng(seed).lognormal(size=rows).astype(np.float32)
     policy = make_policy('topk', profile, block)
     chosen = policy(importance, max(1, rows // 2), row_bytes)
-    first = chosen[:, 0] * row_bytes // block
-    stop = -(-chosen.sum(axis=1) * row_bytes // block)
+    requests = []  # as the reader makes them: what shares or touches a block is one
+    for begin, count in chosen:
+        first, stop = begin * row_bytes // block, -(-(begin + count) * row_bytes // block)
+        if requests and first <= requests[-1][1]:
+            requests[-1][1] = stop
+        else:
+            requests.append([first, stop])
     assert policy.seconds(chosen, row_bytes) == pytest.approx(
-        profile.estimate((stop - first) * block), rel=1e-12)
+        profile.estimate(np.array([(stop - first) * block for first, stop in requests])),
+        rel=1e-12)
     assert policy.seconds(chosen[:0], row_bytes) == 0
 
 

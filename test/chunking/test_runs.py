@@ -68,3 +68,10 @@ def test_pieces_fit_and_lose_nothing(case, row_bytes, slack, spare, multiple):
 def test_a_row_larger_than_the_buffer_is_refused():
     with pytest.raises(ValueError, match='does not fit'):
         runs.pieces(runs.whole(3), 100, 120, 30)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=50, max_size=50), min_size=2, max_size=2))
+def test_difference(masks):
+    one, other = np.array(masks)
+    found = runs.difference(as_runs(one), as_runs(other))
+    np.testing.assert_array_equal(found, as_runs(one & ~other))

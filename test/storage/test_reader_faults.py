@@ -126,27 +126,28 @@ def test_bad_options(disk_file):
             Reader([disk_file], **options)
 
 
-# As containers refuse it: a seccomp filter that answers a system call with an errno. The numbers
-# 425 (io_uring_setup) and 426 (io_uring_enter) are the same on every architecture.
-REFUSED = '''
-import ctypes, struct, sys
+def run(program, *arguments):
+    """Run a program in a process of its own; a hang or a crash fails."""
+    done = subprocess.run([sys.executable, '-c', program, *map(str, arguments)], timeout=60,
+                          capture_output=True, text=True, cwd=Path(__file__).parent)
+    if done.stdout.startswith('skip: '):
+        pytest.skip(done.stdout[6:].strip())
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout
+
+
+# As containers refuse it. The numbers 425 (io_uring_setup) and 426 (io_uring_enter) are the same
+# everywhere.
+REFUSED = """
+import sys
+import refused_calls
 call, errno, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.storage.reader import Reader
-program = b''.join(struct.pack('HBBI', *line) for line in [
-    (0x20, 0, 0, 0),                   # load the number of the system call
-    (0x15, 0, 1, call),                # skip one unless it is the one
-    (0x06, 0, 0, 0x00050000 | errno),  # refuse
-    (0x06, 0, 0, 0x7FFF0000)])         # allow
-code = ctypes.create_string_buffer(program)
-class Program(ctypes.Structure):
-    _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
-filter = Program(4, ctypes.addressof(code))
-if libc.prctl(22, 2, ctypes.byref(filter), 0, 0) != 0:
-    print('no seccomp')
+why = refused_calls.refuse([call], errno)
+if why:
+    print('skip:', why)
     sys.exit()
 with Reader([path]) as reader:
     print(reader.backend, reader.read(0, [(5, 7)], reader.allocate(9000)).bytes_wanted)
@@ -156,22 +157,17 @@ try:
 except ReadError as error:
     print(error)
 print(_native.io_uring_available())
-'''
+"""
 
 
 @pytest.mark.parametrize('number', [1, 12, 38])  # EPERM, ENOMEM, ENOSYS
 @pytest.mark.parametrize('call', [425, 426])
 @pytest.mark.skipif(not _native.io_uring_available(), reason='io_uring is not available here')
 def test_io_uring_refused_by_the_container(disk_file, call, number):
-    done = subprocess.run(
-        [sys.executable, '-c', REFUSED, str(call), str(number), str(disk_file)], timeout=60,
-        capture_output=True, text=True)
-    if done.stdout.startswith('no seccomp'):
-        pytest.skip('this kernel has no seccomp filters')
-    lines = done.stdout.splitlines()
-    assert lines[0] == 'threads 7', done
-    assert 'io_uring' in lines[1] and os.strerror(number) in lines[1], done
-    assert 'threads' in lines[2] and os.strerror(number) in lines[2], done
+    lines = run(REFUSED, call, number, disk_file).splitlines()
+    assert lines[0] == 'threads 7', lines
+    assert 'io_uring' in lines[1] and os.strerror(number) in lines[1], lines
+    assert 'threads' in lines[2] and os.strerror(number) in lines[2], lines
     assert lines[3] == 'False'
 
 
@@ -190,3 +186,99 @@ def test_direct_io_refused_by_open():
         check(reader, path, [(1, 5)])
     with pytest.raises(ReadError, match='no direct I/O'):
         Reader([path], 'threads', 'on')
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from neuron_chunk_ros.errors import ReadError
+from neuron_chunk_ros.storage.reader import Reader
+path, backend = sys.argv[1:]
+want = np.fromfile(path, np.uint8)
+reader = Reader([path], backend)
+buffer = reader.allocate(8 << 20)
+batch = reader.submit(0, [[0, 2 << 20]], buffer)
+for turn in range(3):
+    child = os.fork()
+    if not child:
+        for use in (lambda: reader.read(0, [[0, 5]], buffer), lambda: batch.wait(),
+                    lambda: reader.capacity(0, [[0, 5]])):
+            try:
+                use()
+                os._exit(1)
+            except ReadError as error:
+                if 'after fork' not in str(error):
+                    os._exit(2)
+        if np.frombuffer(buffer, np.uint8)[-9:].any():
+            os._exit(3)
+        del batch
+        if turn:
+            reader.close()
+        del reader, buffer, use
+        with Reader([path], backend) as own:
+            memory = own.allocate(8 << 20)
+            own.read(0, [[7, 1000]], memory)
+            os._exit(0 if (np.frombuffer(memory, np.uint8)[:1000] == want[7:1007]).all() else 4)
+    code = os.waitpid(child, 0)[1]
+    assert code == 0, code
+    batch.wait()
+    assert (np.frombuffer(buffer, np.uint8)[:2 << 20] == want[:2 << 20]).all()
+    batch = reader.submit(0, [[0, 2 << 20]], buffer)
+batch.wait()
+"""
+
+
+@backends
+def test_a_forked_child_is_harmless(disk_file, backend):
+    run(FORKED, disk_file, backend)
+
+
+REFUSED_LATER = """
+import errno, sys
+import refused_calls
+from neuron_chunk_ros.errors import ReadError
+from neuron_chunk_ros.storage.reader import Reader
+path = sys.argv[1]
+with Reader([path], 'io_uring') as reader:
+    buffer = reader.allocate(8 << 20)
+    reader.read(0, [[0, 100]], buffer)
+    why = refused_calls.refuse([refused_calls.IO_URING_ENTER], errno.EPERM)
+    if why:
+        print('skip:', why)
+        sys.exit()
+    for _ in range(3):
+        try:
+            reader.read(0, [[0, 2 << 20]], buffer)
+            sys.exit('read all the same')
+        except ReadError as error:
+            assert error.errno == errno.EPERM, error
+"""
+
+
+@pytest.mark.skipif(not _native.io_uring_available(), reason='io_uring can not be used here')
+def test_a_ring_that_is_refused_for_good_ends_its_reads(disk_file):
+    run(REFUSED_LATER, disk_file)
+
+
+NO_THREAD = """
+import errno, sys
+import refused_calls
+from neuron_chunk_ros.errors import ReadError
+from neuron_chunk_ros.storage.reader import Reader
+path, backend = sys.argv[1:]
+why = '' if refused_calls.NEW_THREAD else 'the number of clone is not known here'
+why = why or refused_calls.refuse(refused_calls.NEW_THREAD, errno.EAGAIN)
+if why:
+    print('skip:', why)
+    sys.exit()
+try:
+    Reader([path], backend)
+    sys.exit('opened all the same')
+except ReadError as error:
+    assert 'thread' in str(error) and error.errno == errno.EAGAIN, error
+"""
+
+
+@pytest.mark.parametrize('backend', ['auto', 'threads'])
+def test_where_no_thread_can_be_started(disk_file, backend):
+    run(NO_THREAD, disk_file, backend)

@@ -1,0 +1,87 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""On a GPU (tools/check_cuda.sh): the answers of plain transformers, whatever the pieces."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from neuron_chunk_ros.engine.device_copies import DeviceCopies
+from neuron_chunk_ros.engine.session import Session
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
+
+QUESTION = 'what is on the table?'
+
+
+def picture(seed):
+    return np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
+
+
+@pytest.mark.parametrize('family', ['tiny-llava-onevision', 'tiny-qwen2-vl'])
+@pytest.mark.parametrize('piece_mb', [0.02, 16])
+@pytest.mark.parametrize('head_mb', [0, 0.1])
+def test_dense_equals_plain_transformers(tiny_models, tiny_bundles, family, piece_mb, head_mb):
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_models[family]).eval().cuda()
+    shown = [picture(0), picture(1)]
+    with Session.open(tiny_bundles[family], device='cuda', piece_mb=piece_mb, head_mb=head_mb,
+                      drafts=False) as session:
+        seen = []
+        session._model.lm_head.register_forward_hook(
+            lambda module, args, out: seen.append(out[-1].float().clone()))
+        for _ in range(3):  # the heads are filled by the first
+            seen.clear()
+            session.ask(QUESTION, shown, max_new_tokens=4)
+            inputs = session.prepare(QUESTION, shown)
+            with torch.inference_mode():
+                want = plain(**inputs).logits[0, -1].float()
+            torch.testing.assert_close(seen[0], want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('sparsity', [0.3, 0.7])
+def test_sparse_steps_equal_those_of_the_cpu(tiny_bundles, sparsity):
+    answers = []
+    for device in ('cpu', 'cuda'):
+        with Session.open(tiny_bundles['tiny-qwen2-vl'], policy='topk', sparsity=sparsity,
+                          device=device, piece_mb=0.02) as session:
+            stream = session.stream(window=2)
+            for seed in range(3):
+                stream.append(picture(seed))
+            answers.append(stream.ask(QUESTION, max_new_tokens=6))
+    one, other = answers
+    assert one.text == other.text
+    assert [s.rows_selected for s in one.steps] == [s.rows_selected for s in other.steps]
+
+
+def test_a_buffer_is_not_filled_while_it_is_copied():
+    """Without its events this fails: the copy is large, the host overwrites at once."""
+    memory = [torch.empty(64 << 20, dtype=torch.uint8) for _ in range(2)]
+    copies = DeviceCopies(memory, torch.device('cuda'))
+    try:
+        sums = []
+        for turn in range(40):
+            buffer = turn % 2
+            copies.wait_free(buffer)
+            memory[buffer].fill_(turn % 251)
+            found = copies.copy(buffer, memory[buffer])
+            sums.append((found.min(), found.max()))
+            copies.release()
+        for turn, (least, most) in enumerate(sums):
+            assert int(least) == int(most) == turn % 251
+    finally:
+        copies.close()
+
+
+def test_products_run_beside_copies():
+    """The trace of one dense step: copies don't make the host wait."""
+    memory = [torch.ones(256 << 20, dtype=torch.uint8)]
+    copies = DeviceCopies(memory, torch.device('cuda'))
+    try:
+        assert copies.pinned
+        copies.copy(0, memory[0])
+        event = copies._copied[0]
+        copies.release()
+        assert not event.query()  # we are here, the copy is still under way
+    finally:
+        copies.close()
