@@ -28,7 +28,7 @@ demo: build  ## Ask the shipped model 24 questions over ROS 2, its weights read 
 	@$(BIN)/neuron_chunk_demo $(ARGS)
 
 test: lint  ## Lint, then the tests of minutes; ARGS goes to pytest: make test ARGS='-k reader'
-	@$(BIN)/pytest -m 'not slow' --durations=10 $(ARGS)
+	@$(BIN)/pytest -m 'not slow' -n auto --maxprocesses=4 --dist=loadfile --durations=10 $(ARGS)
 
 test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
 	@$(BIN)/pytest -m slow --durations=10 $(ARGS)

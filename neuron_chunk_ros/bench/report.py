@@ -63,13 +63,15 @@ class Table:
 class Report:
     """All that one run found out."""
 
-    name: str                                    # 'accuracy', 'read', 'select' or 'stream'
+    name: str                                    # of the benchmark
     facts: Record                                # of the run: command, machine, parameters
     records: dict[str, list[Record]]             # by kind, each written as one CSV
     summary: list[Record]                        # what is asked for, what was reached
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, Callable] = field(default_factory=dict)  # name -> () -> matplotlib figure
     captions: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)  # what it comes to, ahead of the tables
+    short: Table | None = None                   # for the README
 
     def add_figure(self, name: str, draw: Callable, caption: str) -> None:
         """Add a picture, drawn when files are written."""
@@ -82,7 +84,8 @@ class Report:
 
     def text(self) -> str:
         """Return all tables for a terminal."""
-        return '\n\n'.join(table.text() for table in self.tables)
+        return '\n\n'.join([*filter(None, ['\n'.join(self.lines)]),
+                            *(table.text() for table in self.tables)])
 
     def write_json(self, path: Path) -> None:
         """Write the records. Raises OSError."""
@@ -92,7 +95,8 @@ class Report:
         """Write CSV files and pictures, and bring the document beside the folder up to date.
 
         That document is BENCHMARKS.md one folder up, if it is there: the part between
-        `<!-- NAME: written by the tool -->` and `<!-- NAME: end -->` is replaced.
+        `<!-- NAME: written by the tool -->` and `<!-- NAME: end -->` is replaced. So is the short
+        table in the README one further up.
         """
         folder.mkdir(parents=True, exist_ok=True)
         written = []
@@ -109,9 +113,11 @@ class Report:
             path = folder / f'{self.name}-{name}.png'
             figure.savefig(path, dpi=110, metadata={'Software': None})
             written.append(path)
-        document = folder.parent / 'BENCHMARKS.md'
-        if document.is_file() and replace_part(document, self.name, self.markdown(folder.name)):
-            written.append(document)
+        parts = [(folder.parent / 'BENCHMARKS.md', self.markdown(folder.name))]
+        if self.short is not None:
+            parts.append((folder.parent.parent / 'README.md', self.short.markdown()))
+        written += [document for document, text in parts
+                    if document.is_file() and replace_part(document, self.name, text)]
         return written
 
     def markdown(self, folder: str) -> str:
@@ -119,6 +125,8 @@ class Report:
         machine = self.facts['machine']
         lines = [f"`{self.facts['command']}`, " + ', '.join(
             f'{key.replace("_", " ")} {value}' for key, value in machine.items()) + '.']
+        if self.lines:
+            lines = [*(f'- {line}' for line in self.lines), '', *lines]
         for table in self.tables:
             lines += ['', table.markdown()]
         for name in self.figures:

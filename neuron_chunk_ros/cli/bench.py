@@ -1,11 +1,12 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk bench accuracy, read, select, stream: the method measured as its paper does."""
+"""neuron-chunk bench accuracy, end-to-end, read, select, stream."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ def register(subparsers) -> None:
     for command in (accuracy, read, select):
         _shared(command)
     _register_stream(commands)
+    _register_end_to_end(commands)
 
 
 def _add(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -82,6 +84,40 @@ def _register_stream(commands) -> None:
     _outputs(parser, 'two repeats in place of five')
 
 
+def _register_end_to_end(commands) -> None:
+    text = 'seconds from a frame to its words beside others, under memory ceilings'
+    parser = commands.add_parser('end-to-end', help=text, description=f'Measure {text}.')
+    parser.set_defaults(run=_end_to_end)
+    parser.add_argument('--path', type=Path, metavar='DIR',
+                        help='a folder on the storage to measure (default: the cache folder that '
+                             'bundles lie in); models made there are removed')
+    parser.add_argument('--decoders', type=_names, metavar='A,B,...',
+                        help='whose shapes (default: qwen2-0.5b,qwen2-1.5b)')
+    parser.add_argument('--large', action='store_true', help='qwen2-7b as well')
+    parser.add_argument('--ceilings', type=_shares, metavar='A,B,...',
+                        help='memory beyond Python and its libraries, as fractions of the '
+                             'weights (default: 0.25,0.5,1)')
+    parser.add_argument('--sparsities', type=_fractions, metavar='A,B,...',
+                        help='fractions of rows skipped (default: 0.3,0.5,0.7)')
+    parser.add_argument('--contestants', type=_names, metavar='A,B,...',
+                        help='ours, transformers, accelerate, llama.cpp (default: all; the last '
+                             'where llama-cpp-python and gguf are installed)')
+    parser.add_argument('--seconds', type=float, metavar='S',
+                        help='after which a process measures nothing more (default 180)')
+    _outputs(parser, 'the smallest decoder at one ceiling, twice')
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(',')))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    values = tuple(sorted({float(part) for part in text.split(',')}))
+    if not all(0 < value <= 4 for value in values):
+        raise argparse.ArgumentTypeError('ceilings must be above 0 and at most 4')
+    return values
+
+
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(part) for part in text.split(',')}))
 
@@ -102,21 +138,31 @@ def _fractions(text: str) -> tuple[float, ...]:
 
 def _run(args: argparse.Namespace, measure: Callable) -> int:
     from neuron_chunk_ros.bench import machine, profiles, shapes
-    from neuron_chunk_ros.bench.scratch import default_folder
-    from neuron_chunk_ros.errors import BenchError
-    for name in args.decoders or ():
-        if name not in shapes.DECODERS:
-            raise BenchError(f"no decoder '{name}': choose from {', '.join(shapes.DECODERS)}")
+    _check_decoders(args, shapes.DECODERS)
     _check_outputs(args)
-    folder = (args.path or default_folder()).absolute()
-    if not folder.is_dir():
-        raise BenchError(f'{folder}: no such folder; --path wants one on the storage to measure')
+    folder = _folder(args)
     with _bars() as progress:
         profile = profiles.profile_for(folder, args.profile, args.quick, progress)
         facts = {'command': machine.command_line(), 'quick': args.quick,
                  'machine': machine.facts(folder), 'profile': profiles.facts(profile)}
         report = measure(args, folder, profile, facts, progress)
     return _hand_out(args, report)
+
+
+def _check_decoders(args: argparse.Namespace, known) -> None:
+    from neuron_chunk_ros.errors import BenchError
+    for name in args.decoders or ():
+        if name not in known:
+            raise BenchError(f"no decoder '{name}': choose from {', '.join(known)}")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    from neuron_chunk_ros.bench.scratch import default_folder
+    from neuron_chunk_ros.errors import BenchError
+    folder = (args.path or default_folder()).absolute()
+    if not folder.is_dir():
+        raise BenchError(f'{folder}: no such folder; --path wants one on the storage to measure')
+    return folder
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -245,6 +291,28 @@ def _stream(args: argparse.Namespace) -> int:
         'command': _without_bundle(machine.command_line(), args.bundle), 'quick': args.quick,
         'machine': machine.facts(bundle), 'repeats': options.repeats,
         'new_tokens': options.new_tokens, 'seed': options.seed}))
+
+
+def _end_to_end(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.bench import machine
+    from neuron_chunk_ros.bench.end_to_end import measure, report
+    from neuron_chunk_ros.bench.shapes import DECODERS
+    known = [name for name in DECODERS if name.startswith('qwen2')]
+    _check_decoders(args, known)
+    _check_outputs(args)
+    folder = _folder(args)
+    quick = dict(decoders=('qwen2-0.5b',), ceilings=(0.5,), sparsities=(0.5,), repeats=2,
+                 seconds=30.0) if args.quick else {}
+    options = measure.Options(folder, **{**quick, **_given(
+        args, decoders='decoders', ceilings='ceilings', sparsities='sparsities',
+        contestants='contestants', repeats='repeats', seconds='seconds')})
+    if args.large:
+        options = dataclasses.replace(options, decoders=(*options.decoders, 'qwen2-7b'))
+    with _bars() as progress:
+        found = measure.measure(options, progress)
+    return _hand_out(args, report.report(options, found, {
+        'command': machine.command_line(), 'quick': args.quick,
+        'machine': machine.facts(folder), 'repeats': options.repeats}))
 
 
 def _without_bundle(command: str, bundle: str) -> str:

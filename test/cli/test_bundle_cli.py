@@ -157,12 +157,14 @@ def stopped_midway(model, folder, signals):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_midway_leaves_nothing(large_model, tmp_path, number, code):
     assert stopped_midway(large_model, tmp_path, [number]) == code
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_killed_midway_is_cleaned_up_by_the_next(large_model, tiny_models, tmp_path):
     assert stopped_midway(large_model, tmp_path, [signal.SIGKILL]) == -signal.SIGKILL
     left = os.listdir(tmp_path)

@@ -130,6 +130,7 @@ def test_what_cannot_be_done_is_said_in_one_line(bundle, pictures, tmp_path, ans
     assert contents(bundle) == before and sorted(os.listdir(tmp_path)) == ['bundle', 'empty']
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_bundle_as_it_was(bundle, pictures, tmp_path):
     before = contents(bundle)
     done = run('calibrate', bundle, '--images', pictures, '--samples', 1,
@@ -163,6 +164,7 @@ def stopped_midway(bundle, target, number):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, code', [
     (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_rewrite_stopped_midway(large_bundle, tiny_bundles, tmp_path, number, code):

@@ -97,6 +97,7 @@ def test_read_only_storage(tmp_path):
         subprocess.run(['umount', str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143),
                                           (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.parametrize('moment', ['writing', 'reading'])

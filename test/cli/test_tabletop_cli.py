@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from neuron_chunk_ros.cli.main import main
 
 COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main', 'tabletop']
 
 
+@pytest.mark.slow
 def test_training_stopped_by_ctrl_c_is_saved_and_goes_on(tmp_path):
     saved = []
     for _ in range(2):

@@ -122,6 +122,7 @@ rclpy.spin(node)
 '''
 
 
+@pytest.mark.slow
 def test_client_dies_mid_answer(babbler, picture):
     babbler.hang_up()
     asker = subprocess.Popen([sys.executable, '-c', ASKER], stdout=subprocess.PIPE, text=True)

@@ -85,6 +85,7 @@ def test_read_error_shows_until_the_next_good_answer(start, picture, tmp_path):
     assert vlm.status('storage').level in (OK, WARN)
 
 
+@pytest.mark.slow
 def test_a_missing_profile_is_told_with_its_cure(start, tmp_path):
     bundle = shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
     vlm = start('unmeasured', model=bundle)
@@ -94,6 +95,7 @@ def test_a_missing_profile_is_told_with_its_cure(start, tmp_path):
     assert values(status)['profile'] == 'assumed'
 
 
+@pytest.mark.slow
 def test_a_profile_beside_the_bundle_is_used(start, picture, tmp_path):
     bundle = shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
     profile_file.save(_profile(tmp_path, direct_io=0), tmp_path / PROFILE_JSON)

@@ -65,6 +65,7 @@ def test_through_all_states_and_back(client, managed, picture):
     assert vlm.change_state('shutdown') and vlm.state() == 'finalized'
 
 
+@pytest.mark.slow
 def test_cleanup_frees_the_model(managed, large_bundle):
     vlm = managed('tidy', model=large_bundle, max_context=16384)
     assert vlm.change_state('configure') and vlm.change_state('cleanup')
@@ -90,6 +91,7 @@ def large_bundle(large_model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_transition_that_fails_says_why_and_can_be_repeated(managed, picture):
     vlm = managed('doubtful', model='/no/such/bundle')
     assert not vlm.change_state('configure')
@@ -104,6 +106,7 @@ def test_a_transition_that_fails_says_why_and_can_be_repeated(managed, picture):
     assert vlm.status('model', lambda s: s.level == OK)
 
 
+@pytest.mark.slow
 def test_transitions_that_are_not_possible_change_nothing(managed, picture):
     vlm = managed('stubborn')
     for transition in ('activate', 'deactivate', 'cleanup', 'somersault'):
@@ -117,6 +120,7 @@ def test_transitions_that_are_not_possible_change_nothing(managed, picture):
     assert vlm.ask(images=[picture]).success
 
 
+@pytest.mark.slow
 def test_the_state_can_be_asked_for_while_the_model_loads(managed):
     vlm = managed('loading')
     configuring = vlm.change_state_later('configure')
@@ -129,6 +133,7 @@ def test_the_state_can_be_asked_for_while_the_model_loads(managed):
     assert 'loading model' in vlm.process.output()
 
 
+@pytest.mark.slow
 def test_what_is_fixed_while_configured_is_refused_with_the_cure(managed):
     vlm = managed('fixed')
     assert vlm.set(cameras=['front', 'left'], max_context=512, mode='stream') == ''
@@ -142,6 +147,7 @@ def test_what_is_fixed_while_configured_is_refused_with_the_cure(managed):
     assert not vlm.change_state('configure')
 
 
+@pytest.mark.slow
 def test_deactivating_cancels_who_waits(managed, long_answers, picture):
     vlm = managed('abrupt', **long_answers)
     assert vlm.change_state('configure') and vlm.change_state('activate')
@@ -159,6 +165,7 @@ def test_deactivating_cancels_who_waits(managed, long_answers, picture):
     assert vlm.ask(images=[picture], max_new_tokens=1).success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('state', ['unconfigured', 'inactive'])
 def test_ends_cleanly_in_every_state(managed, state):
     vlm = managed(f'ends_{state}')
@@ -168,6 +175,7 @@ def test_ends_cleanly_in_every_state(managed, state):
     assert 'Traceback' not in vlm.process.output()
 
 
+@pytest.mark.slow
 def test_a_killed_node_starts_again_clean(client, start, picture):
     vlm = start('phoenix', mode='stream')
     vlm.show(picture)

@@ -4,6 +4,8 @@
 
 import time
 
+import pytest
+
 LIMIT = 2
 
 
@@ -12,6 +14,7 @@ def questions(vlm, picture, count, **fields):
             for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_diagnostics_tick_during_a_long_answer(client, start, long_answers, picture):
     vlm = start('ticking', **long_answers)
     answering, = questions(vlm, picture, 1, deadline=8.0)
@@ -51,6 +54,7 @@ def test_queue_limit_and_reset(client, start, long_answers, picture):
     assert short.success and short.answer.tokens == 2
 
 
+@pytest.mark.slow
 def test_deadline_runs_out_in_the_queue(start, long_answers, picture):
     vlm = start('late', **long_answers)
     first, = questions(vlm, picture, 1, deadline=3.0)
@@ -66,6 +70,7 @@ def test_deadline_runs_out_in_the_queue(start, long_answers, picture):
     assert values['deadlines missed'] == '2'
 
 
+@pytest.mark.slow
 def test_refused_rather_than_cut_short(start, long_answers, picture):
     vlm = start('strict', **long_answers)
     response, = [vlm.ask(images=[picture], max_new_tokens=3000, deadline=1.0, refuse_late=True)]

@@ -96,6 +96,7 @@ def test_token_limit(vlm, picture):
     assert answer.tokens == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('policy', ['topk', 'greedy'])
 def test_sparse_policies_read_less(vlm, start, policy, picture):
     sparse = start(f'sparse_{policy}', policy=policy, sparsity=0.5)
@@ -123,6 +124,7 @@ def test_a_scene_of_the_stream_is_always_the_same():
     assert nth_scene(3, 5) == nth_scene(3, 5) != nth_scene(3, 6)
 
 
+@pytest.mark.slow
 def test_policy_and_sparsity_follow_their_parameters(client, start, picture):
     vlm = start('changing')
     setter = client.node.create_client(SetParameters, 'changing/set_parameters')

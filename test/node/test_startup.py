@@ -58,12 +58,14 @@ def test_truncated_flash_file(bundle_copy):
     assert flash.name in refused('-p', f'model:={bundle_copy}')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', ['{', '[]', '{"format": "neuron-chunk-bundle", "version": 99}'])
 def test_damaged_bundle_json(bundle_copy, damage):
     (bundle_copy / 'bundle.json').write_text(damage)
     assert 'bundle.json' in refused('-p', f'model:={bundle_copy}')
 
 
+@pytest.mark.slow
 def test_bundle_that_names_a_file_outside(bundle_copy):
     path = bundle_copy / 'bundle.json'
     content = json.loads(path.read_text())
@@ -76,6 +78,7 @@ def test_budget_that_can_not_hold_the_model():
     assert 'MB' in refused('-p', 'memory_budget_mb:=1')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('given,says', [
     ('sparsity:=0.99', "'sparsity' is 0.99, must be a number"),
     ('sparsity:=1', "'sparsity' is 1, must be a number"),
@@ -94,6 +97,7 @@ def test_parameter_file_that_does_not_exist():
     assert code == 1 and '/no/such.yaml' in output and 'Traceback' not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('busy', [False, True], ids=['idle', 'answering'])
 def test_signals_end_it_cleanly(client, start, number, busy, long_answers, picture):
@@ -110,6 +114,7 @@ def test_signals_end_it_cleanly(client, start, number, busy, long_answers, pictu
         assert not response.success and 'shutting down' in response.message
 
 
+@pytest.mark.slow
 def test_signal_while_loading_ends_it_cleanly():
     with ChildProcess('neuron_chunk_ros.node.vlm_node', [], {}) as process:
         until(lambda: 'loading model' in process.output(), what='the node to load')
@@ -117,6 +122,7 @@ def test_signal_while_loading_ends_it_cleanly():
         assert 'Traceback' not in process.output()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('given', ['off', '"off"'])
 def test_direct_io_off_survives_yaml(start, given, picture):
     # YAML reads a bare off as false.

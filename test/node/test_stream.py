@@ -64,6 +64,7 @@ def test_frames_go_in_as_they_come_and_a_question_adds_its_own_words(start):
     assert 'no frame has come' in vlm.ask(QUESTION).message
 
 
+@pytest.mark.slow
 def test_stream_and_snapshot_answer_alike(start, vlm):
     colours = ('red', 'green', 'blue')
     vlm_stream = start('alike', mode='stream', window=4)
@@ -83,6 +84,7 @@ def test_stream_and_snapshot_answer_alike(start, vlm):
     assert stamps(vlm_stream.ask(QUESTION).answer.images) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_several_cameras_each_under_its_name(start):
     vlm = start('many', cameras=('front', 'left'), name_cameras=False,
                 **{'left.frame_id': 'left_eye'})
@@ -104,6 +106,7 @@ def test_several_cameras_each_under_its_name(start):
         assert value(status, 'topic') == f'/many/{camera}/image'
 
 
+@pytest.mark.slow
 def test_only_frames_that_fit_in_time_are_looked_at_together(start):
     vlm = start('fitting', cameras=('front', 'left'), sync_slop=0.5, name_cameras=False)
     vlm.show(table('red', 10), 'front')
@@ -116,6 +119,7 @@ def test_only_frames_that_fit_in_time_are_looked_at_together(start):
     assert stamps(answer.images) == [12, 12] and answer.text == 'two'
 
 
+@pytest.mark.slow
 def test_several_cameras_in_one_stream(start):
     vlm = start('both', mode='stream', window=2, cameras=('front', 'left'), name_cameras=False)
     for second, (camera, colour) in enumerate((
@@ -127,6 +131,7 @@ def test_several_cameras_in_one_stream(start):
     assert 'leave cameras empty' in vlm.ask(QUESTION, cameras=['left']).message
 
 
+@pytest.mark.slow
 def test_a_camera_that_goes_and_comes_back(start):
     vlm = start('flaky', mode='stream', frame_timeout=0.8, frame_timeout_error=2.0,
                 max_frame_age=2.0)
@@ -147,6 +152,7 @@ def test_a_camera_that_goes_and_comes_back(start):
     assert answer.text == 'blue' and stamps(answer.images)[-1] in (2, 3)
 
 
+@pytest.mark.slow
 def test_bad_frames_are_left_out_and_told(start):
     vlm = start('dirty', mode='stream', window=2)
     show(vlm, table('red', 1))
@@ -160,6 +166,7 @@ def test_bad_frames_are_left_out_and_told(start):
     assert stamps(vlm.ask(QUESTION).answer.images) == [1, 3]
 
 
+@pytest.mark.slow
 def test_standing_prompts(start):
     vlm = start('guard', watch=[QUESTION, ' ', 'how many things are there?'])
     vlm.show(table('red', 1))
@@ -188,6 +195,7 @@ def test_standing_prompts(start):
     assert vlm.ask(QUESTION).answer.standing is False
 
 
+@pytest.mark.slow
 def test_standing_prompts_in_a_stream(start):
     vlm = start('streaming_guard', mode='stream', window=1, watch=[QUESTION])
     for second, colour in ((1, 'red'), (2, 'blue')):
@@ -197,6 +205,7 @@ def test_standing_prompts_in_a_stream(start):
             what='its answer')
 
 
+@pytest.mark.slow
 def test_parameters_change_together_or_not_at_all(start, long_answers, picture):
     vlm = start('mutable', **long_answers)
     answering = vlm.ask_later(images=[picture], max_new_tokens=600)

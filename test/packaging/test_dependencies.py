@@ -18,6 +18,8 @@ DISTRIBUTIONS = {'PIL': 'pillow', 'cv2': 'opencv-python-headless',
                  'yaml': 'pyyaml'}
 # Imported where ROS 2 comes from apt; the code does without them elsewhere.
 SYSTEM_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'launch_testing'}
+# Compared with by a benchmark where somebody has installed them.
+OPTIONAL = {'gguf', 'llama_cpp'}
 # Always there with rclpy.
 WITH_RCLPY = {'action_msgs', 'ament_index_python', 'builtin_interfaces', 'rcl_interfaces',
                'std_msgs'}
@@ -60,7 +62,8 @@ def test_direct_requirements_are_pinned_in_one_place():
 def test_dependencies_md_explains_every_direct_requirement():
     text = (ROOT / 'docs' / 'DEPENDENCIES.md').read_text()
     explained = set(re.findall(r'^\| `([\w.-]+)', text, flags=re.MULTILINE))
-    assert explained - {'liburing', 'cv_bridge', 'launch_testing'} == direct()
+    assert explained - {
+        'liburing', 'cv_bridge', 'launch_testing', 'gguf', 'llama-cpp-python'} == direct()
 
 
 def imported(folder):
@@ -81,7 +84,8 @@ def imported(folder):
 def test_every_import_is_a_direct_requirement(folder):
     own = {'neuron_chunk_ros', 'neuron_chunk_interfaces'}
     own |= {path.stem for path in (ROOT / folder).rglob('*.py')}
-    known = own | SYSTEM_ONLY | WITH_RCLPY | set(sys.stdlib_module_names) | {'distutils'}
+    known = own | SYSTEM_ONLY | OPTIONAL | WITH_RCLPY | {'distutils'}
+    known |= set(sys.stdlib_module_names)
     for path, name in imported(folder):
         distribution = DISTRIBUTIONS.get(name, name).lower().replace('_', '-')
         is_required = {distribution, f'ros-{distribution}'} & direct()

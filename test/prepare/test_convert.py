@@ -356,6 +356,7 @@ print(status('VmHWM') - before)
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_a_group_not_the_model(tiny_models, large_model, tmp_path):
     size = (large_model / WEIGHTS).stat().st_size
     assert size > 300e6

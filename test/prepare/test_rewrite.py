@@ -284,6 +284,7 @@ print(status('VmHWM') - before)
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_a_group_not_the_model(tiny_bundles, large_model, tmp_path):
     bundle = convert(large_model, tmp_path / 'large')
     largest = max(group.nbytes for group in bundle.groups.values())

@@ -16,6 +16,7 @@ from PIL import Image
 COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.programs.demo.main']
 
 
+@pytest.mark.slow
 def test_whole_demo(tmp_path):
     done = subprocess.run([*COMMAND, '--out', str(tmp_path)], capture_output=True, text=True,
                           timeout=400)
@@ -33,6 +34,7 @@ def test_whole_demo(tmp_path):
             assert picture.width >= 640 and picture.height >= 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number,after', [
     (signal.SIGINT, 'starting'), (signal.SIGTERM, 'question'), (signal.SIGKILL, 'starting')])
 def test_interrupted_demo_leaves_no_process(tmp_path, number, after):
@@ -52,6 +54,7 @@ def test_interrupted_demo_leaves_no_process(tmp_path, number, after):
     assert not alive
 
 
+@pytest.mark.slow
 def test_node_that_fails_shows_its_output(tmp_path):
     done = subprocess.run([*COMMAND, '--out', str(tmp_path)], capture_output=True, text=True,
                           timeout=200, env={**os.environ, 'XDG_CACHE_HOME': '/proc/nowhere'})

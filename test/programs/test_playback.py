@@ -155,6 +155,7 @@ def check(folder, frames, rate):
     return answers
 
 
+@pytest.mark.slow
 def test_standing_and_single_questions(tmp_path):
     bag = record(tmp_path / 'bag', 'sqlite3', 50)
     lines = play(bag, '--rate', '2', '--ask', COUNT, '--at', f'0={LEFT}', '--at', f'3.35={LEFT}')
@@ -192,6 +193,7 @@ def test_two_cameras_and_ctrl_c(tmp_path):
     assert (tmp_path / 'out' / 'answers.db3').is_file()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies(tmp_path):
     bag = record(tmp_path / 'bag', 'mcap', 150)
     out = tmp_path / 'out'
@@ -210,6 +212,7 @@ def test_a_node_that_dies(tmp_path):
     assert not (tmp_path / 'o').exists()
 
 
+@pytest.mark.slow
 def test_into_a_running_node(tmp_path, client):
     bag = record(tmp_path / 'bag', 'sqlite3', 20)
     with VlmProcess(client, 'watcher') as node:

@@ -64,6 +64,7 @@ def test_frames_truth_and_next(camera):
         assert np.array_equal(to_rgb(message), render(scene))
 
 
+@pytest.mark.slow
 def test_ten_frames_a_second(camera):
     images = camera[0]
     del images[:]

@@ -78,6 +78,7 @@ def test_the_chat_template_asks_as_training_did(bundle):
                                        batch.pixels[0], rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
     def weights(training):
         return torch.cat([p.detach().flatten() for p in training.parameters.values()])
@@ -116,6 +117,7 @@ def test_the_shipped_folder_loads_with_transformers():
     assert tokenizer.chat_template == build_tokenizer().chat_template
 
 
+@pytest.mark.slow
 def test_the_shipped_model_answers():
     """Fewer questions than `neuron-chunk tabletop eval` asks, so with some room for chance."""
     scores = evaluation.exact_match(shipped.model_dir(), per_type=60, seed=77)
