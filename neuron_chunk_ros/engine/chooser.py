@@ -145,9 +145,10 @@ class Chooser:
         if step.kind == 'append':
             # The few tokens of text around a frame make do with what is read for it.
             return [('visual', visual, self.sparsity)]
-        if visual is None or not bool(visual.any()):
+        seen = 0 if visual is None else int(visual.sum())
+        if not seen:
             return [('text', None, self.text_sparsity)]
-        if bool(visual.all()):
+        if seen == len(visual):
             return [('visual', None, self.sparsity)]
         return [('text', ~visual, self.text_sparsity), ('visual', visual, self.sparsity)]
 

@@ -23,6 +23,7 @@ import torch
 from neuron_chunk_ros.chunking import runs
 from neuron_chunk_ros.engine import rows as stored_rows
 from neuron_chunk_ros.engine.chooser import Chooser
+from neuron_chunk_ros.engine.device_copies import DeviceCopies
 from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum
 from neuron_chunk_ros.engine.read_ahead import ReadAhead
@@ -58,16 +59,19 @@ class FlashProducts:
     """Reads chosen rows and multiplies by them, one step after another."""
 
     def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, heads: Heads,
-                 piece_bytes: int):
+                 piece_bytes: int, device: str = 'cpu'):
         """Allocate the buffers.
 
         :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
+        :param device: where products are computed.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
         self._slack = slack_bytes(reader)
         self.piece_bytes, room = piece_size(bundle, self._slack, piece_bytes)
         self._buffers = [reader.allocate(self.piece_bytes + room) for _ in range(BUFFERS)]
         self._views = [torch.frombuffer(b, dtype=torch.uint8) for b in self._buffers]
+        self._copies = (DeviceCopies(self._views, torch.device(device))
+                        if torch.device(device).type == 'cuda' else None)
         self._scratch, self._guesses = Scratch(), ReadAhead()
         self._turn = 0
         self._flights: deque[_Flight] = deque()
@@ -123,6 +127,8 @@ class FlashProducts:
     def close(self) -> None:
         """Take back reads under way, let go of buffers and heads."""
         self.abandon()
+        if self._copies is not None:
+            self._copies.close()
         self._views, self._buffers, self._order = [], [], {}
         self._scratch.clear()
         self.heads.close()
@@ -155,11 +161,15 @@ class FlashProducts:
             self._add(total, group, np.array([[0, len(held)]], np.int64), held)
             bill.bytes_held += held.nbytes
         for rows in waiting:
-            weights, room = self._land(group)
+            buffer, weights, room = self._land(group)
+            if self._copies is not None:
+                weights = self._copies.copy(buffer, weights)
             self._top_up(pending)
             self._add(total, group, rows, weights, room)
             if missing and len(rows) and rows[0, 0] < self.heads.rows[group.name]:
                 self.heads.fill(group, int(rows[0, 0]), weights[:int(rows[0, 1])])
+            if self._copies is not None:
+                self._copies.release()
             step.check()
         self.chooser.done()
         step.group_done(len(self._names))
@@ -254,14 +264,19 @@ class FlashProducts:
             self._launch(*following)
 
     def _launch(self, group: Group, rows: np.ndarray) -> None:
+        if self._copies is not None:
+            self._copies.wait_free(self._turn)
         started = time.perf_counter()
         batch = self.reader.submit(self._file[group.name], group.extents(rows),
                                    self._buffers[self._turn])
         self._flights.append(_Flight(group.name, rows, self._turn, batch, started))
         self._turn = (self._turn + 1) % BUFFERS
 
-    def _land(self, group: Group) -> tuple[torch.Tensor, int]:
-        """Wait for the oldest piece; return its rows [n, columns] and the rows of room behind."""
+    def _land(self, group: Group) -> tuple[int, torch.Tensor, int]:
+        """Wait for the oldest piece.
+
+        :return: its buffer, its rows [n, columns], and how many rows of room are behind them.
+        """
         flight, step = self._flights[0], self._step
         started = time.perf_counter()
         while (stats := flight.batch.wait(LOOK_EVERY)) is None:
@@ -282,7 +297,8 @@ class FlashProducts:
         step.mark('wait', group.name, started, ended)
         count = runs.count(flight.rows)
         view = self._views[flight.buffer]
-        return stored_rows.stored(view, group, count), len(view) // group.row_bytes - count
+        return (flight.buffer, stored_rows.stored(view, group, count),
+                len(view) // group.row_bytes - count)
 
 
 def slack_bytes(reader: Reader) -> int:

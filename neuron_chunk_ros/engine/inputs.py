@@ -38,7 +38,7 @@ class Inputs:
         inputs = self.question(prompt, images, names)
         ids = inputs.pop('input_ids')
         pixels = {name: value for name, value in inputs.items()
-                  if name not in ('attention_mask', 'mm_token_type_ids')}
+                  if name not in self.prompts.not_pixels}
         visual = torch.isin(ids[0], torch.tensor(self.prompts.visual_ids, device=ids.device))
         return PromptPart(ids, pixels, visual if len(images) else None)
 

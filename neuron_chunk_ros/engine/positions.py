@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.families import PromptPart
+from neuron_chunk_ros.families import PromptBuilder, PromptPart
 
 # The frequencies of these are fixed; others' change with the length.
 _STATIC = ('default', 'linear', 'yarn', 'llama3')
@@ -20,8 +20,9 @@ _STATIC = ('default', 'linear', 'yarn', 'llama3')
 class Positions:
     """Numbers a piece's tokens: plainly, or in time, height and width where the model does so."""
 
-    def __init__(self, model):
+    def __init__(self, model, prompts: PromptBuilder):
         self._rope_index = getattr(model.model, 'get_rope_index', None)
+        self._arguments = prompts.position_arguments
 
     def of(self, piece: PromptPart, start: int) -> tuple[torch.Tensor, int]:
         """Return position ids, [1, tokens] or [3, 1, tokens], and the first one behind them."""
@@ -29,9 +30,7 @@ class Positions:
         if self._rope_index is None or not piece.pixels:
             plain = torch.arange(start, start + tokens, device=piece.ids.device)[None]
             return (plain if self._rope_index is None else plain.expand(3, 1, -1)), start + tokens
-        ids, _ = self._rope_index(
-            piece.ids, mm_token_type_ids=piece.visual[None].long(),
-            image_grid_thw=piece.pixels.get('image_grid_thw'))
+        ids, _ = self._rope_index(piece.ids, **self._arguments(piece))
         ids = ids + start
         return ids, int(ids.max()) + 1
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros import _native
+from neuron_chunk_ros.chunking import runs
 
 STEP = 64
 FEW = 8  # tokens; from here on torch's product is faster
@@ -152,11 +153,8 @@ def _columns(inputs: torch.Tensor, rows: np.ndarray, count: int) -> torch.Tensor
         _native.gather_columns(inputs.data_ptr(), inputs.stride(0) * item, inputs.shape[1],
                                found.data_ptr(), count * item, count, len(inputs), item, rows)
         return found
-    parts = [inputs[:, first:first + length] for first, length in rows.tolist()]
-    short = count - sum(part.shape[1] for part in parts)
-    if short:  # these meet zero rows
-        parts.append(inputs.new_zeros(len(inputs), short))
-    return torch.cat(parts, dim=1)
+    # On a GPU nothing is padded.
+    return inputs.index_select(1, torch.from_numpy(runs.indices(rows)).to(inputs.device))
 
 
 def _split(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from neuron_chunk_ros.engine.positions import Positions
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
 from neuron_chunk_ros.errors import RequestError, Stopped
-from neuron_chunk_ros.families import PromptPart
+from neuron_chunk_ros.families import PromptBuilder, PromptPart
 
 _TELLS = 10  # times a prefill tells how far it is
 Progress = Callable[[str, float, str], None]
@@ -33,7 +33,8 @@ class Runner:
     """Runs pieces of a prompt, and the one greedy loop that answers."""
 
     def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
-                 products: FlashProducts, tokenizer, stops: Collection[int], step_tokens: int,
+                 products: FlashProducts, prompts: PromptBuilder, stops: Collection[int],
+                 step_tokens: int,
                  drafting: Drafting | None = None):
         """Take what runs.
 
@@ -43,10 +44,10 @@ class Runner:
         :param drafting: of answers' next tokens; None for none.
         """
         self._model, self._groups, self._products = model, groups, products
-        self._tokenizer, self._stops = tokenizer, frozenset(stops)
+        self._tokenizer, self._stops = prompts.tokenizer, frozenset(stops)
         self._step_tokens = step_tokens
         self._drafting = drafting
-        self._positions = Positions(model)
+        self._positions = Positions(model, prompts)
         self._step: Step | None = None  # the one a pass is running for
         self._steps: list[StepTelemetry] = []
         self._timing = Timing()
@@ -189,14 +190,16 @@ class Runner:
         prompt = piece.ids[0].tolist() if self._drafting is not None else []
         while True:
             sure = logits.max(dim=1)
-            found = sure.indices.tolist()
+            # From a GPU in one go.
+            found, spread = torch.stack([sure.indices.double(),
+                                         (sure.values - logits.logsumexp(1)).double()]).tolist()
+            found = [int(token) for token in found]
             right = self._steps[-1].tokens_accepted
             if drafts:
                 start -= len(drafts) - right
                 cache.truncate(cache.get_seq_length() - len(drafts) + right)
             if self._drafting is not None and len(self._steps) > 1:
                 self._drafting.observe(self._steps[-1].seconds, len(drafts), right)
-            spread = (sure.values - logits.logsumexp(1)).tolist()
             for token, likely in list(zip(found, spread, strict=True))[:right + 1]:
                 ids.append(token)
                 likelihood.append(likely)

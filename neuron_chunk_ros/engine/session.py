@@ -61,7 +61,7 @@ class Session:
         self._decoder = model.get_submodule(
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
         self._runner = Runner(
-            model, self._decoder, groups, products, self._prompts.tokenizer,
+            model, self._decoder, groups, products, self._prompts,
             _stop_tokens(bundle, config, self._prompts),
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             drafting=Drafting(PromptLookup()) if drafts else None)
@@ -130,7 +130,7 @@ class Session:
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
                               reader.block_size, heads.rows, min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
-            products = FlashProducts(bundle, reader, chooser, heads, piece)
+            products = FlashProducts(bundle, reader, chooser, heads, piece, device)
             memory = KvMemory(text, context, dtype, device)
             model, groups = build_model(bundle, config, products, device, on_progress)
             return cls(bundle, config, model, groups, products, reader, memory, plan,

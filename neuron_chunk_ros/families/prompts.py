@@ -54,6 +54,7 @@ class PromptBuilder(ABC):
     image_part = 'image'           # what the family's chat template calls a picture
     placeholder: str               # what its text has in a picture's place
     visual_ids: tuple[int, ...]    # token numbers that stand for visual features
+    not_pixels: tuple[str, ...] = ('attention_mask',)  # of what `build` returns beside input_ids
 
     def __init__(self, folder: Path, config):
         self.folder, self.config = Path(folder), config
@@ -98,6 +99,10 @@ class PromptBuilder(ABC):
         inputs = {'input_ids': self._expand(ids, counts)}
         inputs['attention_mask'] = torch.ones_like(inputs['input_ids'])
         return inputs | pixels
+
+    def position_arguments(self, part: PromptPart) -> dict[str, torch.Tensor | None]:
+        """Return what the model's `get_rope_index`, where it has one, is told beside the ids."""
+        return {}
 
     def prefix(self) -> PromptPart:
         """Return the text ahead of the first image. Raises ModelError: see `check_pieces`."""

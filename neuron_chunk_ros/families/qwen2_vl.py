@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.families.base import Family
-from neuron_chunk_ros.families.prompts import PromptBuilder
+from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart
 
 
 class Qwen2VLPrompt(PromptBuilder):
     """Builds input_ids, mm_token_type_ids, pixel_values [patches, width], image_grid_thw."""
+
+    not_pixels = ('attention_mask', 'mm_token_type_ids')
 
     def __init__(self, folder: Path, config):
         super().__init__(folder, config)
@@ -39,6 +41,11 @@ class Qwen2VLPrompt(PromptBuilder):
         inputs = super().build(prompt, images, names)
         inputs['mm_token_type_ids'] = (inputs['input_ids'] == self.visual_ids[0]).long()
         return inputs
+
+    def position_arguments(self, part: PromptPart) -> dict[str, torch.Tensor | None]:
+        """See PromptBuilder.position_arguments."""
+        return {'mm_token_type_ids': part.visual[None].long(),
+                'image_grid_thw': part.pixels.get('image_grid_thw')}
 
 
 QWEN2_VL = Family(

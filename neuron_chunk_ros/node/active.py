@@ -26,29 +26,34 @@ class Active:
         """`publish`: takes each answer, in the worker's thread."""
         logger = node.get_logger()
         self._tally = tally
-        self._on_view: Callable[[str], None] = lambda camera: None
         self.worker = Worker(parameters.settings.queue_limit)
-        self.cameras = Cameras(node, parameters, lambda camera: self._on_view(camera))
+        self.cameras = Cameras(node, parameters, lambda camera: self._on_view(camera),
+                               self._forget)
         self.answering = Answering(
             model, self.cameras, self.worker, tally, logger, publish, annotated)
         self._standing = Standing(model, self.worker, self.answering, logger, publish)
         self._streaming = None
+        self._on_view: Callable[[str], None] = lambda camera: self._standing.on_view()
         if model.stream is not None:
             self._streaming = FrameFeed(model, self.cameras, self.worker, tally, self.answering,
                                         logger, self._standing.on_view)
             self._on_view = self._streaming.on_frame
-        else:
-            self._on_view = lambda camera: self._standing.on_view()
+        # Last: a frame that comes from here on is told to somebody.
+        self.cameras.subscribe()
 
     def reset(self) -> int:
         """Cancel all questions, forget frames and counts; return how many questions that were."""
         cancelled = self.worker.cancel('cancelled by reset')
         self.cameras.clear()
         self._tally.clear()
+        self._forget()
+        return cancelled
+
+    def _forget(self):
+        """Forget what was seen; in a stream between two steps."""
         if self._streaming is not None:
             self.worker.offer('reset', self._streaming.clear)
         self._standing.clear()
-        return cancelled
 
     def close(self, reason: str, timeout: float) -> bool:
         """Take no more frames and questions; those under way are cancelled.

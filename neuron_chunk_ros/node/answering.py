@@ -38,6 +38,10 @@ class CancelledError(RequestError):
         self.answer = answer
 
 
+class NothingNewError(RequestError):
+    """A standing prompt has been asked about these very frames."""
+
+
 @dataclass(frozen=True)
 class _View:
     """What an answer rests on, in prompt order; `images` is None where the stream has them."""
@@ -45,6 +49,11 @@ class _View:
     headers: list[Header]
     cameras: list[str]
     images: list[np.ndarray] | None
+    frames: tuple = ()  # what tells this set of frames from every other
+
+
+def _known(frames: list[Frame]) -> tuple:
+    return tuple((frame.camera, frame.arrived) for frame in frames)
 
 
 class Answering:
@@ -105,16 +114,20 @@ class Answering:
 
     def ask(self, question: Question, elapsed: Callable[[], float] | None = None,
             on_progress: Progress | None = None,
-            cancelled: Callable[[], str] = lambda: '') -> Answer:
+            cancelled: Callable[[], str] = lambda: '', asked_about: tuple | None = None
+            ) -> tuple[Answer, tuple]:
         """Answer now, in the worker's thread, and publish nothing.
 
         :param elapsed: seconds since the question arrived; None: it arrives now.
+        :param asked_about: frames, as returned before, that are not to be looked at again.
+        :return: the answer, and what frames it is about.
         :raises RequestError, LateError, CancelledError, ReadError: see `answer`.
+        :raises NothingNewError: where the frames in view are those of `asked_about`.
         """
         began = time.monotonic()
         elapsed = elapsed or (lambda: time.monotonic() - began)
         queued = elapsed()
-        view = self._look(question)
+        view = self._look(question, asked_about)
         converting = elapsed() - queued
         remaining = None if question.deadline is None else question.deadline - elapsed()
         if remaining is not None and remaining <= 0:
@@ -145,11 +158,11 @@ class Answering:
             self._tally.missed_deadline('answered early')
         self._tally.answered(answer, elapsed())
         self._draw(message, view)
-        return message
+        return message, view.frames
 
     def _work(self, ticket: Ticket, question: Question, on_progress: Progress | None) -> Answer:
         self._model.follow_settings()
-        answer = self.ask(question, ticket.elapsed, on_progress, lambda: ticket.cancelled)
+        answer, _ = self.ask(question, ticket.elapsed, on_progress, lambda: ticket.cancelled)
         self._publish(answer)
         return answer
 
@@ -163,15 +176,16 @@ class Answering:
                 raise LateError(f'the deadline of {ticket.deadline:g} s passed before the '
                                 'question could be looked at: others were being answered')
 
-    def _look(self, question: Question) -> _View:
+    def _look(self, question: Question, asked_about: tuple | None) -> _View:
         if question.images:
             images = [to_rgb(message) for message in question.images]
             return _View([m.header for m in question.images], [''] * len(images), images)
         stream = self._model.stream
         if stream is None:
             frames = self._cameras.newest(question.cameras)
+            _refuse_again(frames, asked_about)
             return _View([f.header for f in frames], [f.camera for f in frames],
-                         [self.convert(f) for f in frames])
+                         [self.convert(f) for f in frames], _known(frames))
         if question.cameras:
             raise RequestError('in stream mode the cameras are seen together: leave cameras empty')
         frames = [kept.tag for kept in stream.frames]
@@ -179,7 +193,9 @@ class Answering:
             self._cameras.newest()  # says which camera is missing, if one is
             raise RequestError('no frame has gone through the model yet: ask again in a moment')
         self._cameras.check_age(list({f.camera: f for f in frames}.values()))
-        return _View([f.header for f in frames], [f.camera for f in frames], None)
+        _refuse_again(frames, asked_about)
+        return _View([f.header for f in frames], [f.camera for f in frames], None,
+                     _known(frames))
 
     def convert(self, frame: Frame):
         """Return a camera's frame as uint8 [height, width, 3]. Raises ConversionError."""
@@ -204,6 +220,11 @@ class Answering:
             message.images = [frame.header for frame, _ in shown]
             message.cameras = [frame.camera for frame, _ in shown]
         self._annotated.publish(message, pictures)
+
+
+def _refuse_again(frames: list[Frame], asked_about: tuple | None):
+    if _known(frames) == asked_about:
+        raise NothingNewError('asked about these frames already')
 
 
 def _line(error: BaseException) -> str:

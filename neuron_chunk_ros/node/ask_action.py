@@ -10,8 +10,8 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from neuron_chunk_interfaces.action import Ask
-from neuron_chunk_ros.node.gone import Gone
 from neuron_chunk_ros.node.question import Outcome
+from neuron_chunk_ros.node.waiting import Gone
 
 # Results wait this long for who asked to fetch them [s]; a goal's images stay in memory as long.
 _RESULT_TIMEOUT = 30

@@ -19,6 +19,7 @@ from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.node.qos import NEWEST_FRAME
 
 _KEPT_TO_SYNC = 8  # messages of each camera, where stamps must fit
+_JUMP = int(0.5e9)  # ns that stamps go back by where time has begun anew, as in a bag that loops
 
 
 @dataclass(frozen=True)
@@ -60,32 +61,39 @@ class Camera:
     """
 
     def __init__(self, node: Node, name: str, topic: str, frame_id: str, transport: str,
-                 keep: int, on_frame: Callable[[str], None]):
-        """Subscribe.
+                 keep: int, on_frame: Callable[[str], None], on_jump: Callable[[], None]):
+        """Make one that sees nothing before `subscribe`.
 
         :param keep: messages to hold.
         :param on_frame: called with the camera's name after each message; must not block.
+        :param on_jump: called ahead of a message whose stamp lies before the last one's.
         """
         self.name, self._frame_id = name, frame_id
-        self._node, self._on_frame = node, on_frame
+        self._node, self._on_frame, self._on_jump = node, on_frame, on_jump
+        self._type = CompressedImage if transport == 'compressed' else Image
+        self._topic, self._subscription = topic, None
         # The frame that was looked at last, and its pixels; the worker's thread alone uses it.
         self.picture: tuple[Frame, np.ndarray] | None = None
         self._lock = threading.Lock()
         self._frames: deque[Frame] = deque(maxlen=keep)
         self.clear()
-        self._subscription = node.create_subscription(
-            CompressedImage if transport == 'compressed' else Image, topic, self._keep,
-            NEWEST_FRAME, callback_group=MutuallyExclusiveCallbackGroup(),
+
+    def subscribe(self):
+        """Begin to see."""
+        self._subscription = self._node.create_subscription(
+            self._type, self._topic, self._keep, NEWEST_FRAME,
+            callback_group=MutuallyExclusiveCallbackGroup(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
     @property
     def topic(self) -> str:
         """The image topic's full name, remapping included."""
-        return self._subscription.topic_name
+        return (self._topic if self._subscription is None else self._subscription.topic_name)
 
     def close(self):
         """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
 
     def frames(self) -> list[Frame]:
         """Return the held frames, oldest first."""
@@ -101,10 +109,15 @@ class Camera:
                 self._bad_at = time.monotonic()
             self._last_bad = error
 
-    def clear(self):
-        """Forget the frames and the counts."""
+    def forget(self):
+        """Forget the frames."""
         with self._lock:
             self._frames.clear()
+
+    def clear(self):
+        """Forget the frames and the counts."""
+        self.forget()
+        with self._lock:
             self._received = self._looked_at = self._bad = 0
             self._last_bad, self._bad_at = '', None
             self._mark = (time.monotonic(), 0)
@@ -129,8 +142,12 @@ class Camera:
         header = message.header
         if self._frame_id:
             header = Header(stamp=header.stamp, frame_id=self._frame_id)
+        frame = Frame(self.name, message, header, time.monotonic())
+        held = self.frames()
+        if held and _stamp(frame) < _stamp(held[-1]) - _JUMP:
+            self._on_jump()
         with self._lock:
-            self._frames.append(Frame(self.name, message, header, time.monotonic()))
+            self._frames.append(frame)
             self._received += 1
         self._on_frame(self.name)
 
@@ -138,19 +155,32 @@ class Camera:
 class Cameras:
     """All cameras of the node, in the order in which the model sees them."""
 
-    def __init__(self, node: Node, parameters, on_frame: Callable[[str], None]):
-        """Subscribe to each.
+    def __init__(self, node: Node, parameters, on_frame: Callable[[str], None],
+                 on_jump: Callable[[], None] = lambda: None):
+        """Make them; nothing is seen before `subscribe`.
 
         :param parameters: the node's Parameters.
         :param on_frame: called with a camera's name after each of its messages.
+        :param on_jump: called where time goes back; frames of before are forgotten by then.
         """
         settings = parameters.settings
-        self._slop = settings.sync_slop
+        self._slop, self._on_jump = settings.sync_slop, on_jump
         self._settings = settings
         self._cameras = {
             name: Camera(node, name, *parameters.camera(name), settings.image_transport,
-                         _KEPT_TO_SYNC if self._slop else 1, on_frame)
+                         _KEPT_TO_SYNC if self._slop else 1, on_frame, self._jumped)
             for name in settings.cameras or ['']}
+
+    def subscribe(self):
+        """Begin to see, once everybody who is told of frames is there."""
+        for camera in self._cameras.values():
+            camera.subscribe()
+
+    def _jumped(self):
+        """Forget what is of before: no answer shall mix it with what comes now."""
+        for camera in self._cameras.values():
+            camera.forget()
+        self._on_jump()
 
     @property
     def names(self) -> tuple[str, ...]:

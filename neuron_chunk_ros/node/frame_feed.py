@@ -10,8 +10,8 @@ from neuron_chunk_ros.errors import RequestError, Stopped
 from neuron_chunk_ros.node.answering import Answering
 from neuron_chunk_ros.node.cameras import Cameras, Frame
 from neuron_chunk_ros.node.loaded_model import LoadedModel
-from neuron_chunk_ros.node.pace import Pace
 from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.node.waiting import Pace
 from neuron_chunk_ros.node.worker import Worker
 
 
@@ -30,36 +30,36 @@ class FrameFeed:
         self._settings = model.settings
         self._together = bool(model.settings.sync_slop)
         self._last: dict[str, Frame] = {}
-        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        self._paces: defaultdict[tuple[str, ...], Pace] = defaultdict(Pace)
         self._error = ''
         self.ending = ''
 
     def on_frame(self, camera: str):
         """Note that a camera has a new frame; returns at once."""
-        kind = 'all' if self._together else camera
-        if self._paces[kind].due(self._settings.frame_rate):
-            self._offer(kind)
+        wanted = () if self._together else (camera,)
+        if self._paces[wanted].due(self._settings.frame_rate):
+            self._offer(wanted)
 
     def clear(self):
         """Forget every frame; in the worker's thread, between two steps."""
         self._model.stream.clear()
         self._last.clear()
 
-    def _offer(self, kind: str):
-        self._worker.offer(('append', kind), lambda: self._append(kind))
+    def _offer(self, wanted: tuple[str, ...]):
+        self._worker.offer(('append', wanted), lambda: self._append(wanted))
 
-    def _append(self, kind: str):
-        """Append the newest frame of a camera, or of all together; keeps the worker alive."""
+    def _append(self, wanted: tuple[str, ...]):
+        """Append the newest frame of a camera, or of all together (); keeps the worker alive."""
         try:
             self._model.follow_settings()
-            frames = [f for f in self._cameras.newest(() if kind == 'all' else (kind,))
+            frames = [f for f in self._cameras.newest(wanted)
                       if self._last.get(f.camera) is not f]
             for frame in frames:
                 self._append_frame(frame)
             self._error = ''
         except Stopped:
             if not self.ending:  # a question came; the newest frame goes in after it
-                self._offer(kind)
+                self._offer(wanted)
             return
         except RequestError as error:
             # A bad frame, or one that waits for its fellows: diagnostics tell, the next may fit.

@@ -5,7 +5,6 @@
 import math
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -32,11 +31,37 @@ class ParameterError(NeuronChunkError):
     """A parameter has the wrong type, lies outside its range or doesn't fit the others."""
 
 
-class Settings(SimpleNamespace):
+class Settings:
     """One attribute for each of PARAMETERS; those of live parameters follow their changes.
 
+    All values change in one moment. Who needs several that go together takes `now()` first.
     Of the lists (`cameras`, `watch`), empty strings are left out.
     """
+
+    def __init__(self, **values):
+        self._values = values
+
+    def now(self) -> 'Settings':
+        """Return this moment's values; they stay."""
+        return Settings(**self._values)
+
+    def replace(self, other: 'Settings'):
+        """Take over the other's values, all at once."""
+        self._values = other._values
+
+    def __getattr__(self, name: str):
+        if name.startswith('_'):  # also while it is being copied
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value):
+        if name == '_values':
+            object.__setattr__(self, name, value)
+        else:
+            self._values = {**self._values, name: value}
 
 
 def check_together(settings: Settings):
@@ -164,7 +189,7 @@ class Parameters:
     def _follow(self, changed) -> SetParametersResult:
         # Types, ranges and read-only ones are rclpy's to check.
         ours = [(self._by_name[p.name], p.value) for p in changed if p.name in self._by_name]
-        copy = Settings(**vars(self.settings))
+        copy = self.settings.now()
         try:
             for parameter, value in ours:
                 if self.configured and parameter.when is not When.LIVE:
@@ -176,5 +201,5 @@ class Parameters:
             self.check_model(copy)
         except NeuronChunkError as error:
             return SetParametersResult(successful=False, reason=' '.join(str(error).split()))
-        vars(self.settings).update(vars(copy))
+        self.settings.replace(copy)
         return SetParametersResult(successful=True)

@@ -5,10 +5,10 @@
 from collections.abc import Callable
 
 from neuron_chunk_interfaces.msg import Answer
-from neuron_chunk_ros.node.answering import Answering, CancelledError
+from neuron_chunk_ros.node.answering import Answering, CancelledError, NothingNewError
 from neuron_chunk_ros.node.loaded_model import LoadedModel
-from neuron_chunk_ros.node.pace import Pace
 from neuron_chunk_ros.node.question import Question
+from neuron_chunk_ros.node.waiting import Pace
 from neuron_chunk_ros.node.worker import Worker
 
 
@@ -22,6 +22,7 @@ class Standing:
         self._settings, self._logger, self._publish = model.settings, logger, publish
         self._pace = Pace()
         self._texts: dict[str, str] = {}
+        self._asked_about: dict[str, tuple] = {}
         self._errors: dict[str, str] = {}
         self.ending = ''
 
@@ -48,8 +49,11 @@ class Standing:
             return  # dropped while it waited
         try:
             self._model.follow_settings()
-            answer = self._answering.ask(
-                Question(prompt, standing=True), cancelled=self._cancelled)
+            answer, self._asked_about[prompt] = self._answering.ask(
+                Question(prompt, standing=True), cancelled=self._cancelled,
+                asked_about=self._asked_about.get(prompt))
+        except NothingNewError:
+            return
         except CancelledError:
             if not self.ending:
                 self._offer(prompt)

@@ -1,166 +1,301 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `vlm_node` command: spins the node, starts it unless told otherwise, ends cleanly."""
+"""The `vlm` node: a managed node, and what it shows to others in every state.
 
-import atexit
+Topics, services, the action and diagnostics stay in every state, so that who asks too early is
+told so. Behind them a model is loaded and frames are seen as the transitions say.
+"""
+
 import gc
-import os
-import signal
-import sys
 import threading
 import time
+from collections.abc import Callable
 
-import rclpy
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.logging import get_logger
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
 
+from neuron_chunk_interfaces.msg import Answer, IoTelemetry
+from neuron_chunk_interfaces.srv import Query
 from neuron_chunk_ros.errors import NeuronChunkError
-from neuron_chunk_ros.node.lifecycle import GRACE, VlmNode
-from neuron_chunk_ros.node.process_memory import limit_arenas
-from neuron_chunk_ros.node.vlm import Vlm
+from neuron_chunk_ros.node.active import Active
+from neuron_chunk_ros.node.annotated import Annotated
+from neuron_chunk_ros.node.ask_action import AskAction
+from neuron_chunk_ros.node.diagnostics import Diagnostics, statuses, thermal
+from neuron_chunk_ros.node.loaded_model import LoadedModel, open_session
+from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
+from neuron_chunk_ros.node.qos import RESULTS
+from neuron_chunk_ros.node.question import Outcome
+from neuron_chunk_ros.node.settings import Parameters
+from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.node.waiting import Gone
 
-# How long the executor may take to notice that it should end [s].
-_SPIN = 0.2
-# What the executor leaves to its threads after each turn [s]. rclpy hands a callback to them again
-# and again until one has begun it, and holds them up by that for a quarter of a second.
-_PAUSE = 1e-4
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+# How long a step may take to end [s]. Launch sends SIGTERM five seconds after SIGINT: be done
+# before that.
+GRACE = 4.0
+# How often a load that takes long is told of [s].
+_PROGRESS = 2.0
 
 
-class _Signals:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt while loading, into an event afterwards.
+class VlmNode(LifecycleNodeMixin, Node):
+    """The `vlm` node. A transition that fails leaves the node in the state it came from.
 
-    rclpy's own handlers would shut the context down at once, and questions still waiting for
-    their answer would get none.
+    configure loads the model, activate subscribes and answers, deactivate stops and keeps the
+    model, cleanup frees it.
     """
 
     def __init__(self):
-        self._stop = threading.Event()
-        self._loading = True
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        Node.__init__(self, 'vlm')
+        # A group of their own: the state can be asked for while the model loads.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        # rclpy lets a transition that isn't possible now take the executor down.
+        self._service_change_state.callback = self._refusing(self._service_change_state.callback)
+        self._declared = Parameters(self)
+        self.settings = self._declared.settings
+        self.error = ''  # why the last transition failed
+        self.starting = False  # a transition that fails now ends the process
+        # Services run side by side: the state machine alone would let a shutdown overtake a load.
+        self._changing = threading.Lock()
+        self._tally = Tally()
+        self._model: LoadedModel | None = None
+        self._active: Active | None = None
+        self._loaded = 0.0
+        self._answers = self.create_publisher(Answer, '~/answer', RESULTS)
+        self._telemetry = self.create_publisher(IoTelemetry, '~/telemetry', RESULTS)
+        self._annotated = Annotated(self)
+        # Each waiting question holds one executor thread: they need a group that lets them.
+        self._query_service = self.create_service(
+            Query, '~/query', self._query, callback_group=ReentrantCallbackGroup())
+        self.create_service(Trigger, '~/reset', self._reset,
+                            callback_group=MutuallyExclusiveCallbackGroup())
+        AskAction(self, self._answer)
+        Diagnostics(self, self.settings.diagnostics_period, self._tasks)
 
-    def _handle(self, *_):
-        if self._loading and not self._stop.is_set():
-            self._stop.set()
-            raise KeyboardInterrupt
-        self._stop.set()
+    @staticmethod
+    def executor_threads(queue_limit: int) -> int:
+        """Return how many threads the executor needs so that questions never starve the rest.
 
-    def loaded(self):
-        """From now on a signal only ends wait()."""
-        self._loading = False
+        One for the question being answered and for each that waits; one each for a question to
+        be refused, frames, diagnostics and their heartbeat, reset, a transition and parameters.
+        """
+        return 1 + queue_limit + 7
 
-    def wait(self):
-        """Block until a signal, or stop(), comes."""
-        self._stop.wait()
+    def state(self) -> str:
+        """Return the lifecycle state's label."""
+        return self._state_machine.current_state[1]
 
-    def stop(self):
-        """End wait() as a signal does."""
-        self._stop.set()
+    def close(self, reason: str) -> bool:
+        """Cancel all questions and free everything, in whatever state, before the process ends.
 
-
-class _Spinner:
-    """Spins an executor in a thread of its own, which the main thread can end at any time."""
-
-    def __init__(self, node: Node, threads: int, on_failure):
-        self._executor = MultiThreadedExecutor(num_threads=threads)
-        self._executor.add_node(node)
-        self._on_failure = on_failure
-        self._ending = False
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._spin, name='executor', daemon=True)
-        self._thread.start()
-
-    def _spin(self):
+        :return: False where a step or a transition hasn't ended in time.
+        """
+        if not self._changing.acquire(timeout=GRACE):
+            return False
         try:
-            while not self._ending:
-                self._executor.spin_once(timeout_sec=_SPIN)
-                time.sleep(_PAUSE)
-        except Exception as error:
-            self.error = error
-            self._on_failure()
+            if not self._stop(reason, GRACE):
+                return False
+            self._unload()
+            return True
+        finally:
+            self._changing.release()
 
-    def end(self):
-        """Stop spinning; callbacks that are running go on to their end."""
-        self._ending = True
-        self._thread.join(GRACE)
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model; FAILURE leaves the node unconfigured."""
+        return self._transition('configure', self._load, self._unload)
 
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and answer; FAILURE leaves the node inactive."""
+        def activate():
+            self._begin()
+            self.get_logger().info(f'ready: {self._about}')
+        return self._transition('activate', activate, self._deactivate)
 
-def _start(node: VlmNode) -> bool:
-    """Configure and activate; False, with the reason logged, where that fails."""
-    node.starting = True
-    started = all(transition() == TransitionCallbackReturn.SUCCESS
-                  for transition in (node.trigger_configure, node.trigger_activate))
-    node.starting = False
-    return started
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and keep the model."""
+        return self._transition('deactivate', self._deactivate)
 
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything."""
+        return self._transition('cleanup', self._cleanup)
 
-def _run(node: VlmNode, signals: _Signals) -> int:
-    logger = node.get_logger()
-    spinner = _Spinner(node, Vlm.executor_threads(node.settings.queue_limit), signals.stop)
-    started = False
-    try:
-        started = not node.settings.autostart or _start(node)
-        signals.loaded()
-        if started:
-            signals.wait()
-        ended = node.close('the node is shutting down')
-    finally:
-        spinner.end()
-    if spinner.error is not None:
-        logger.fatal(f'executor failed: {type(spinner.error).__name__}: {spinner.error}')
-        return 1
-    if not ended:
-        logger.warning('the running step did not end in time; leaving it behind')
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # The worker is deep in a computation that nothing can interrupt.
-        os._exit(0)
-    return 0 if started else 1
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything, from any state."""
+        def shutdown():
+            self._deactivate()
+            self._cleanup()
+        return self._transition('shutdown', shutdown)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything; the node is unconfigured then."""
+        return self.on_shutdown(state)
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the process's exit code."""
-    signals = _Signals()
-    limit_arenas()
-    # Read when torch is loaded. By default its threads spin while they wait for each other, and
-    # on a robot whose cores are shared that made answers thirty times slower.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
-    node = None
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        node = VlmNode()
-        return _run(node, signals)
-    except KeyboardInterrupt:
-        return 0
-    except NeuronChunkError as error:
-        _fatal(node, ' '.join(str(error).split()))
-    except Exception as error:
-        # Bad command line, bad parameter file, bad QoS override, no memory: one line each.
-        _fatal(node, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    finally:
-        # The executor's threads may still be sending the last responses. The interpreter waits
-        # for them before it runs this; destroying the node now would pull it from under them.
-        atexit.register(_leave, node)
-    return 1
+    def _transition(self, name: str, work: Callable[[], None],
+                    undo: Callable[[], None] = lambda: None) -> TransitionCallbackReturn:
+        """Do the work; where it fails, log why, undo it and return FAILURE."""
+        # An exception would be swallowed by rclpy, and the state would tell nothing of it.
+        with self._changing:
+            try:
+                self.error = ''
+                work()
+                return SUCCESS
+            except NeuronChunkError as error:
+                self.error = ' '.join(str(error).split())
+            except Exception as error:
+                self.error = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if self.starting:
+                self.get_logger().fatal(self.error)
+            else:
+                self.get_logger().error(f'{name} failed: {self.error}')
+            try:
+                undo()
+            except Exception as error:
+                self.get_logger().error(f'{name} could not be undone: {error}')
+            return FAILURE
 
+    def _deactivate(self):
+        if not self._stop('the node is being deactivated', GRACE):
+            raise NeuronChunkError(f'the running step has not ended within {GRACE:g} s: try again')
 
-def _leave(node: Node | None):
-    # The interpreter is giving our handlers up; another Ctrl-C would kill it half-way.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if node is not None:
-        node.destroy_node()
-    rclpy.try_shutdown()
-    # Everything is closed; spare the interpreter a last look at all of torch, which takes seconds.
-    gc.freeze()
+    def _cleanup(self):
+        before, _ = resident_mib()
+        self._unload()
+        give_back_freed()
+        after, _ = resident_mib()
+        self.get_logger().info(f'freed {before - after:.0f} MiB')
 
+    def _refusing(self, change_state):
+        def guarded(request, response):
+            try:
+                return change_state(request, response)
+            except RCLError:
+                asked = request.transition.label or request.transition.id
+                self.get_logger().warning(
+                    f"transition '{asked}' is not possible: the node is {self.state()}")
+                response.success = False
+                return response
+        return guarded
 
-def _fatal(node: Node | None, line: str):
-    (node.get_logger() if node is not None else get_logger('vlm')).fatal(line)
+    def _load(self):
+        """Load the model. Raises NeuronChunkError."""
+        logger, settings = self.get_logger(), self.settings
+        logger.info(f"loading model '{settings.model}'")
 
+        told = 0.0
 
-if __name__ == '__main__':
-    sys.exit(main())
+        def progress(share: float):
+            nonlocal told
+            now, self._loaded = time.monotonic(), share
+            told = told or now
+            if now - told > _PROGRESS:
+                told = now
+                logger.info(f'loading: {share:.0%}')
+
+        self._loaded = 0.0
+        session = open_session(settings, progress)
+        try:
+            self._model = LoadedModel(
+                session, settings, self._telemetry.publish, logger)
+        except BaseException:
+            session.close()
+            raise
+        self._declared.check_model = self._model.check
+        self._declared.configured = True
+        # All of torch is never garbage, but looking for some there stops every thread for half a
+        # second, again and again.
+        gc.collect()
+        gc.freeze()
+
+    def _begin(self):
+        """Subscribe to the cameras and begin to answer."""
+        self._active = Active(self, self._model, self._declared, self._tally,
+                              self._answers.publish, self._annotated)
+
+    def _stop(self, reason: str, timeout: float) -> bool:
+        """Stop seeing and answering; the model stays.
+
+        :return: False where a step hasn't ended within the timeout [s].
+        """
+        # Out of sight first: diagnostics shall not ask cameras that are being closed.
+        active, self._active = self._active, None
+        if active is not None and not active.close(reason, timeout):
+            self._active = active
+            return False
+        return True
+
+    def _unload(self):
+        """Free the model and all its memory; only once deactivated."""
+        model, self._model = self._model, None
+        self._declared.configured = False
+        self._declared.check_model = lambda settings: None
+        self._tally.clear()
+        if model is not None:
+            model.session.close()
+            del model
+            gc.unfreeze()
+            gc.collect()
+
+    @property
+    def _about(self) -> str:
+        """The loaded model in a few words."""
+        session = self._model.session
+        return (f"model '{session.model_name}', policy {session.policy}, "
+                f'sparsity {session.sparsity:g}, {self.settings.mode} mode')
+
+    def _answer(self, request, on_progress=None, given_up=lambda: '') -> Outcome:
+        active = self._active
+        if active is None:
+            line = f'the node is {self._state_note()}: it answers when it is active'
+            self._tally.refused(line)
+            return Outcome(None, line)
+        return active.answering.answer(request, on_progress, given_up)
+
+    def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
+        # Humble can't tell how many clients a service has.
+        count = getattr(self, 'count_clients', lambda name: 1)
+        gone = Gone(lambda: count(self._query_service.srv_name))
+        return self._answer(request, given_up=gone).fill(response)
+
+    def _reset(self, _, response: Trigger.Response) -> Trigger.Response:
+        active = self._active
+        response.success = active is not None
+        response.message = (
+            f'the node is {self._state_note()}' if active is None else
+            f'{active.reset()} questions cancelled; frames, counts and errors forgotten')
+        return response
+
+    def _state_note(self) -> str:
+        state = self.state()
+        return f'loading ({self._loaded:.0%})' if state == 'configuring' else state
+
+    def _tasks(self) -> dict[str, Callable[[], statuses.Status]]:
+        settings, model, active = self.settings, self._model, self._active
+        tasks = {'thermal': lambda: thermal.status(settings)}
+        if model is None:
+            tasks['model'] = lambda: statuses.lifecycle(
+                self._state_note(), failure=self.error)
+            return tasks
+        session = model.session
+        tasks |= {
+            'storage': lambda: statuses.storage(
+                self._tally.now(), session, settings.direct_io, settings),
+            'model': lambda: self._model_status(model, active),
+            'memory': lambda: statuses.memory(
+                session.memory(), settings.memory_budget_mb, settings)}
+        for report in active.cameras.reports() if active is not None else ():
+            name = ' '.join(filter(None, ('frames', report.camera)))
+            tasks[name] = lambda report=report: statuses.frames(report, True, settings)
+        return tasks
+
+    def _model_status(self, model: LoadedModel, active: Active | None) -> statuses.Status:
+        if active is None:
+            return statuses.lifecycle('inactive', failure=self.error)
+        session, stream = model.session, model.stream
+        about = {'model': session.model_name, 'policy': session.policy,
+                 'sparsity': session.sparsity, 'mode': self.settings.mode}
+        if stream is not None:
+            about |= {'stream frames': len(stream.frames), 'stream tokens': stream.tokens,
+                      'stream capacity': stream.capacity}
+        return statuses.model(self._tally.now(), active.worker.load(), about, self.settings)

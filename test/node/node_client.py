@@ -89,7 +89,7 @@ class VlmProcess:
         for key, value in parameters.items():
             arguments += ['-p', f'{key}:={value}']
         self.arguments = arguments
-        self.process = ChildProcess('neuron_chunk_ros.node.vlm_node', arguments, {})
+        self.process = ChildProcess('neuron_chunk_ros.node.main', arguments, {})
         node = client.node
         self._clients = {
             'query': node.create_client(Query, f'{name}/query'),
@@ -148,7 +148,7 @@ class VlmProcess:
     def restart(self):
         """Start the process again, with what it was started with."""
         self.process = ChildProcess(
-            'neuron_chunk_ros.node.vlm_node', self.arguments, {})
+            'neuron_chunk_ros.node.main', self.arguments, {})
 
     def ask_later(self, prompt='how many things are there?', **fields):
         """Send a question; return its future."""

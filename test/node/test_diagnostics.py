@@ -13,7 +13,7 @@ from node_client import until
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
 from neuron_chunk_ros.node.diagnostics import statuses
-from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.loaded_model import bundle_path
 from neuron_chunk_ros.node.parameters import PARAMETERS
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.storage import profile_file

@@ -10,8 +10,7 @@ from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.node.active import Active
 from neuron_chunk_ros.node.annotated import Annotated
 from neuron_chunk_ros.node.diagnostics import ERROR, OK, statuses
-from neuron_chunk_ros.node.loaded_model import LoadedModel
-from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.loaded_model import LoadedModel, bundle_path
 from neuron_chunk_ros.node.settings import Parameters
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.worker import Load

@@ -41,7 +41,7 @@ class Fleet:
                 f'__ns:=/{robot}', '-p', f'seed:={seed}', '-p', 'scene_period:=0.0',
                 '-p', f'frame_id:={robot}_camera'])
             self._start(computers[robot], f'{robot}-vlm', [
-                '-m', 'neuron_chunk_ros.node.vlm_node', '--ros-args', '-r', f'__ns:=/{robot}'])
+                '-m', 'neuron_chunk_ros.node.main', '--ros-args', '-r', f'__ns:=/{robot}'])
         self._operator = self._start(
             computers['operator'], 'operator', [str(Path(__file__).with_name('fleet_client.py'))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -9,13 +9,13 @@ import signal
 import pytest
 from node_client import until
 
-from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.loaded_model import bundle_path
 from neuron_chunk_ros.programs.child_process import ChildProcess
 
 
 def ended(*arguments):
     """Start a node that is expected to end by itself; return its exit code and output."""
-    with ChildProcess('neuron_chunk_ros.node.vlm_node', list(arguments), {}) as process:
+    with ChildProcess('neuron_chunk_ros.node.main', list(arguments), {}) as process:
         until(lambda: process.exit_code() is not None, what='the node to end')
         return process.exit_code(), process.output()
 
@@ -116,7 +116,7 @@ def test_signals_end_it_cleanly(client, start, number, busy, long_answers, pictu
 
 @pytest.mark.slow
 def test_signal_while_loading_ends_it_cleanly():
-    with ChildProcess('neuron_chunk_ros.node.vlm_node', [], {}) as process:
+    with ChildProcess('neuron_chunk_ros.node.main', [], {}) as process:
         until(lambda: 'loading model' in process.output(), what='the node to load')
         assert process.end(signal.SIGINT) == 0, process.output()
         assert 'Traceback' not in process.output()

@@ -59,7 +59,7 @@ def test_node_that_fails_shows_its_output(tmp_path):
     done = subprocess.run([*COMMAND, '--out', str(tmp_path)], capture_output=True, text=True,
                           timeout=200, env={**os.environ, 'XDG_CACHE_HOME': '/proc/nowhere'})
     assert done.returncode == 1
-    assert 'demo: error: neuron_chunk_ros.node.vlm_node ended with exit code 1' in done.stderr
+    assert 'demo: error: neuron_chunk_ros.node.main ended with exit code 1' in done.stderr
     assert '[FATAL]' in done.stderr and 'Traceback' not in done.stderr
 
 

@@ -129,7 +129,8 @@ def transformers(job: dict, teller: _Teller) -> int:
     model.tie_weights()
     del state
     model.eval()
-    decoder, head = model.model.language_model, model.lm_head
+    decoder = model.get_submodule(family.decoder_path.rpartition('.')[0])
+    head = model.lm_head
     if job.get('offload'):
         disk_offload(decoder.layers, job['offload'], execution_device=torch.device('cpu'))
     way, generator = job['label'], torch.Generator().manual_seed(0)

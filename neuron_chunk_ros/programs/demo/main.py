@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from neuron_chunk_ros.errors import NeuronChunkError
-from neuron_chunk_ros.node.model_loading import bundle_path
+from neuron_chunk_ros.node.loaded_model import bundle_path
 from neuron_chunk_ros.programs.child_process import ChildProcess
 from neuron_chunk_ros.programs.demo import report
 from neuron_chunk_ros.programs.demo.report import Asked
@@ -111,7 +111,7 @@ def _converse(options: argparse.Namespace) -> list[Asked]:
         print(f"starting the node and the camera (ROS domain {environment['ROS_DOMAIN_ID']}, "
               'this machine only)', flush=True)
         node = stack.enter_context(ChildProcess(
-            'neuron_chunk_ros.node.vlm_node',
+            'neuron_chunk_ros.node.main',
             ['-p', f'policy:={options.policy}', '-p', f'sparsity:={float(options.sparsity)}'],
             environment))
         camera = stack.enter_context(ChildProcess(

@@ -83,7 +83,7 @@ def _run(options: Options, recording: Recording, chosen: list[Camera], start: in
         say(f'{options.bag}: {names}; starting the node (ROS domain '
             f"{environment['ROS_DOMAIN_ID']}, this machine only)")
         child = stack.enter_context(ChildProcess(
-            'neuron_chunk_ros.node.vlm_node', _node_arguments(options, chosen), environment))
+            'neuron_chunk_ros.node.main', _node_arguments(options, chosen), environment))
     alive = _watch(child)
     clock = BagClock(options.rate)
     from neuron_chunk_ros.programs.playback.link import Link

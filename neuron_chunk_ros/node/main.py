@@ -1,0 +1,165 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The `vlm_node` command: spins the node, starts it unless told otherwise, ends cleanly."""
+
+import atexit
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from neuron_chunk_ros.errors import NeuronChunkError
+from neuron_chunk_ros.node.process_memory import limit_arenas
+from neuron_chunk_ros.node.vlm_node import GRACE, VlmNode
+
+# How long the executor may take to notice that it should end [s].
+_SPIN = 0.2
+# What the executor leaves to its threads after each turn [s]. rclpy hands a callback to them again
+# and again until one has begun it, and holds them up by that for a quarter of a second.
+_PAUSE = 1e-4
+
+
+class _Signals:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt while loading, into an event afterwards.
+
+    rclpy's own handlers would shut the context down at once, and questions still waiting for
+    their answer would get none.
+    """
+
+    def __init__(self):
+        self._stop = threading.Event()
+        self._loading = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, *_):
+        if self._loading and not self._stop.is_set():
+            self._stop.set()
+            raise KeyboardInterrupt
+        self._stop.set()
+
+    def loaded(self):
+        """From now on a signal only ends wait()."""
+        self._loading = False
+
+    def wait(self):
+        """Block until a signal, or stop(), comes."""
+        self._stop.wait()
+
+    def stop(self):
+        """End wait() as a signal does."""
+        self._stop.set()
+
+
+class _Spinner:
+    """Spins an executor in a thread of its own, which the main thread can end at any time."""
+
+    def __init__(self, node: Node, threads: int, on_failure):
+        self._executor = MultiThreadedExecutor(num_threads=threads)
+        self._executor.add_node(node)
+        self._on_failure = on_failure
+        self._ending = False
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._spin, name='executor', daemon=True)
+        self._thread.start()
+
+    def _spin(self):
+        try:
+            while not self._ending:
+                self._executor.spin_once(timeout_sec=_SPIN)
+                time.sleep(_PAUSE)
+        except Exception as error:
+            self.error = error
+            self._on_failure()
+
+    def end(self):
+        """Stop spinning; callbacks that are running go on to their end."""
+        self._ending = True
+        self._thread.join(GRACE)
+
+
+def _start(node: VlmNode) -> bool:
+    """Configure and activate; False, with the reason logged, where that fails."""
+    node.starting = True
+    started = all(transition() == TransitionCallbackReturn.SUCCESS
+                  for transition in (node.trigger_configure, node.trigger_activate))
+    node.starting = False
+    return started
+
+
+def _run(node: VlmNode, signals: _Signals) -> int:
+    logger = node.get_logger()
+    spinner = _Spinner(node, VlmNode.executor_threads(node.settings.queue_limit), signals.stop)
+    started = False
+    try:
+        started = not node.settings.autostart or _start(node)
+        signals.loaded()
+        if started:
+            signals.wait()
+        ended = node.close('the node is shutting down')
+    finally:
+        spinner.end()
+    if spinner.error is not None:
+        logger.fatal(f'executor failed: {type(spinner.error).__name__}: {spinner.error}')
+        return 1
+    if not ended:
+        logger.warning('the running step did not end in time; leaving it behind')
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The worker is deep in a computation that nothing can interrupt.
+        os._exit(0)
+    return 0 if started else 1
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    signals = _Signals()
+    limit_arenas()
+    # Read when torch is loaded. By default its threads spin while they wait for each other, and
+    # on a robot whose cores are shared that made answers thirty times slower.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+    node = None
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = VlmNode()
+        return _run(node, signals)
+    except KeyboardInterrupt:
+        return 0
+    except NeuronChunkError as error:
+        _fatal(node, ' '.join(str(error).split()))
+    except Exception as error:
+        # Bad command line, bad parameter file, bad QoS override, no memory: one line each.
+        _fatal(node, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    finally:
+        # The executor's threads may still be sending the last responses. The interpreter waits
+        # for them before it runs this; destroying the node now would pull it from under them.
+        atexit.register(_leave, node)
+    return 1
+
+
+def _leave(node: Node | None):
+    # The interpreter is giving our handlers up; another Ctrl-C would kill it half-way.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if node is not None:
+        node.destroy_node()
+    rclpy.try_shutdown()
+    # Everything is closed; spare the interpreter a last look at all of torch, which takes seconds.
+    gc.freeze()
+
+
+def _fatal(node: Node | None, line: str):
+    (node.get_logger() if node is not None else get_logger('vlm')).fatal(line)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
