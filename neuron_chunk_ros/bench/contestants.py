@@ -51,7 +51,7 @@ def policies(profile: Profile, block_size: int) -> dict[str, Policy]:
     return made
 
 
-class Chooser:
+class EqualImportance:
     """Chooses what to read for one input so that all policies keep the same importance."""
 
     def __init__(self, profile: Profile, block_size: int):

@@ -21,7 +21,7 @@ _STEP = 16 << 20  # scratch files are multiples of it
 
 
 @dataclass(frozen=True)
-class Scratch:
+class ScratchLayers:
     """Layers that follow each other in a file, all alike."""
 
     path: str                              # good for as long as the file is open here
@@ -57,7 +57,8 @@ def default_folder() -> Path:
 
 @contextlib.contextmanager
 def scratch(folder: Path, inputs: Sequence[Input], layers: int,
-            progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[Scratch]:
+            progress: Callable[[int, int], None] = lambda done, total: None
+            ) -> Iterator[ScratchLayers]:
     """Write layers into a nameless file, which is gone when the block ends, however it ends.
 
     :param progress: called with bytes written and bytes in all.
@@ -82,4 +83,4 @@ def scratch(folder: Path, inputs: Sequence[Input], layers: int,
         if file.nbytes < end * layers:  # some room is always left to others
             raise BenchError(f'{folder}: {total / 1e6:,.0f} MB are needed for a while and would '
                              'fill the disk: choose another folder by --path')
-        yield Scratch(file.path, tuple(inputs), tuple(offsets), end, layers)
+        yield ScratchLayers(file.path, tuple(inputs), tuple(offsets), end, layers)

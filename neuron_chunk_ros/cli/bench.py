@@ -221,7 +221,7 @@ def _read(args: argparse.Namespace, folder: Path, profile, facts: dict, progress
     quick = dict(decoders=('qwen2-0.5b', 'qwen2-1.5b'), sources=SOURCES[:2] + SOURCES[3:4],
                  sparsities=(0.0, 0.3, 0.5, 0.7), repeats=5, frames=40,
                  file_bytes=128 << 20) if args.quick else {}
-    options = read.Options(folder, profile, **{**quick, **_given(
+    options = read.ReadOptions(folder, profile, **{**quick, **_given(
         args, decoders='decoders', sources='sources', sparsities='sparsities',
         repeats='repeats')})
     drawn = read.draw_sources(options.sources, options.frames, options.seed, progress)
@@ -236,7 +236,7 @@ def _select(args: argparse.Namespace, folder: Path, profile, facts: dict, progre
     from neuron_chunk_ros.bench.select import measure as select
     from neuron_chunk_ros.bench.select import report as select_report
     quick = dict(calls=30, frames=40) if args.quick else {}
-    options = select.Options(profile, **{**quick, **_given(args, decoders='decoders',
+    options = select.SelectOptions(profile, **{**quick, **_given(args, decoders='decoders',
                                                            calls='repeats')})
     source, = read.draw_sources(('recorded',), options.frames, options.seed, progress)
     found = select.measure(options, source, progress)
@@ -252,7 +252,7 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
     from neuron_chunk_ros.bench.progress import Counter
     quick = dict(decoders=('qwen2-0.5b',), sparsities=(0.0, 0.5, 0.7), repeats=5, scenes=12,
                  samples=6, file_bytes=64 << 20) if args.quick else {}
-    options = accuracy.Options(folder, profile, **{**quick, **_given(
+    options = accuracy.AccuracyOptions(folder, profile, **{**quick, **_given(
         args, decoders='decoders', scenes='scenes', samples='samples', sparsities='sparsities',
         repeats='repeats')})
     calibrated = tabletop_model.calibrated(
@@ -282,7 +282,7 @@ def _stream(args: argparse.Namespace) -> int:
     if args.bundle == 'tabletop':
         from neuron_chunk_ros.tabletop.shipped import bundle_dir
         bundle = bundle_dir()
-    options = stream.Options(bundle, **{**(dict(repeats=2) if args.quick else {}), **_given(
+    options = stream.StreamOptions(bundle, **{**(dict(repeats=2) if args.quick else {}), **_given(
         args, frames='frames', policies='policies', sparsity='sparsity',
         deadline_ms='deadline_ms', repeats='repeats')})
     with _bars() as progress:
@@ -303,7 +303,7 @@ def _end_to_end(args: argparse.Namespace) -> int:
     folder = _folder(args)
     quick = dict(decoders=('qwen2-0.5b',), ceilings=(0.5,), sparsities=(0.5,), repeats=2,
                  seconds=30.0) if args.quick else {}
-    options = measure.Options(folder, **{**quick, **_given(
+    options = measure.EndToEndOptions(folder, **{**quick, **_given(
         args, decoders='decoders', ceilings='ceilings', sparsities='sparsities',
         contestants='contestants', repeats='repeats', seconds='seconds')})
     if args.large:

@@ -12,15 +12,14 @@ import sys
 
 from neuron_chunk_ros.cli.progress import byte_progress
 
-_DTYPES = ('bfloat16', 'float16', 'float32')
-
 
 def register(subparsers) -> None:
     """Add the sub-commands to the parser of `neuron-chunk`."""
     convert = _add(subparsers, 'convert', _convert, 'prepare a Hugging Face model for flash')
     convert.add_argument('model', metavar='MODEL_DIR', help='folder with config.json, safetensors')
     convert.add_argument('bundle', metavar='BUNDLE_DIR', help='folder to write; must not exist')
-    convert.add_argument('--dtype', choices=_DTYPES, help='round weights (default: as they are)')
+    convert.add_argument('--dtype', metavar='TYPE', help='round weights to bfloat16, float16 or '
+                         'float32 (default: as they are)')
     convert.add_argument('--layout', choices=('bundled', 'separate'), default='bundled',
                          help='linear layers that share an input stored row by row together, or '
                               'each alone (default bundled)')
@@ -39,7 +38,8 @@ def register(subparsers) -> None:
     synthesize.add_argument('model', metavar='MODEL_DIR', nargs='?',
                             help='folder to write; must not exist')
     synthesize.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
-    synthesize.add_argument('--dtype', choices=_DTYPES, default='bfloat16')
+    synthesize.add_argument('--dtype', metavar='TYPE', default='bfloat16',
+                            help='bfloat16 (default), float16 or float32')
     synthesize.set_defaults(parser=synthesize)
 
 

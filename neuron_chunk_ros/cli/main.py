@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     # unwind as for Ctrl-C, so that half-written folders are removed
     signal.signal(signal.SIGTERM, _terminate)
-    args = _parser().parse_args(arguments)
     try:
+        args = _parser().parse_args(arguments)
         status = args.run(args)
         sys.stdout.flush()
         return status or 0

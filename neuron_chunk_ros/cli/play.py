@@ -94,15 +94,20 @@ def _play(args: argparse.Namespace) -> int:
 
 
 def _play_and_report(args: argparse.Namespace) -> int:
-    from neuron_chunk_ros.programs.playback import Options, PlayError, Question, play
+    from neuron_chunk_ros.programs.playback import (
+        PlannedQuestion,
+        PlaybackOptions,
+        PlayError,
+        play,
+    )
     if args.node != 'vlm' and not args.live:
         raise PlayError('--node names a node that runs already: give --live, too')
     bag = args.bag
-    results = play(Options(
+    results = play(PlaybackOptions(
         bag=bag, out=args.out or bag.with_name(bag.resolve().stem + '_answers'),
         topics=tuple(args.topics), rate=args.rate, start=args.start, duration=args.duration,
         standing=tuple(args.ask), standing_rate=args.ask_rate,
-        questions=tuple(Question(at, text) for at, text in args.at), live=args.live,
+        questions=tuple(PlannedQuestion(at, text) for at, text in args.at), live=args.live,
         node=args.node, parameters=_parameters(args), storage=args.storage, drain=args.drain),
         say=lambda line: print(line, flush=True))
     return _report(results, PlayError)

@@ -24,8 +24,8 @@ import torch
 from neuron_chunk_ros.engine.inputs import Inputs
 from neuron_chunk_ros.engine.kv_cache import KvMemory
 from neuron_chunk_ros.engine.positions import KeyRotation
-from neuron_chunk_ros.engine.runner import Progress, Runner
-from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
+from neuron_chunk_ros.engine.runner import Runner
+from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import PromptPart
 
@@ -143,7 +143,7 @@ class FrameWindow:
     @torch.inference_mode()
     def ask(self, prompt: str, *, max_new_tokens: int = 32, deadline: float | None = None,
             on_step: Callable[[StepTelemetry], None] | None = None,
-            on_progress: Progress | None = None,
+            on_progress: AnswerProgress | None = None,
             cancelled: Callable[[], bool] | None = None) -> Answer:
         """Answer a question about the frames that are kept; they stay as they are.
 

@@ -13,16 +13,13 @@ from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
 from neuron_chunk_ros.engine.flash_products import GroupProducts
-from neuron_chunk_ros.engine.rows import compute_dtype, held_dtype
+from neuron_chunk_ros.engine.rows import TORCH_TYPES, compute_dtype, held_dtype
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 _LOAD_BYTES = 16 << 20  # read between two words on progress
-_SAFETENSORS_TYPES = {'BF16': torch.bfloat16, 'F16': torch.float16, 'F32': torch.float32,
-                      'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8,
-                      'BOOL': torch.bool}
 
 
 def read_config(bundle: Bundle):
@@ -66,7 +63,7 @@ def resident_dtype(entry: TensorEntry, config, stored: str, compute: torch.dtype
     What is multiplied is kept in the dtype that is computed in; the tables of all words, which are
     larger than all else, in the narrower one.
     """
-    dtype = _SAFETENSORS_TYPES[entry.dtype]
+    dtype = TORCH_TYPES[entry.dtype]
     if not dtype.is_floating_point:
         return dtype
     text = config.text_config
@@ -108,7 +105,7 @@ def _load(model, bundle: Bundle, config, dtype: torch.dtype, on_progress: Callab
     on_progress(0.0)
     with open(bundle.resident_file, 'rb', buffering=0) as file:
         for name, entry in bundle.resident_tensors.items():
-            tensor = torch.empty(entry.shape, dtype=_SAFETENSORS_TYPES[entry.dtype])
+            tensor = torch.empty(entry.shape, dtype=TORCH_TYPES[entry.dtype])
             target = memoryview(tensor.flatten().view(torch.uint8).numpy())
             file.seek(entry.begin)
             while target:

@@ -14,9 +14,13 @@ import time
 import torch
 
 from neuron_chunk_ros.storage.bundle import Group
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 
+# by what safetensors calls them
+TORCH_TYPES = {'BF16': torch.bfloat16, 'F16': torch.float16, 'F32': torch.float32,
+               'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8, 'BOOL': torch.bool}
 # by the row format's name
-STORED = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
+STORED = {name: TORCH_TYPES[made.tag] for name, made in ROW_FORMATS.items()}
 
 
 def compute_dtype(stored: str, device: str) -> torch.dtype:

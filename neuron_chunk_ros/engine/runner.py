@@ -17,12 +17,11 @@ from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.kv_cache import KvCache
 from neuron_chunk_ros.engine.positions import Positions
 from neuron_chunk_ros.engine.step import Step
-from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry, Timing
+from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry, Timing
 from neuron_chunk_ros.errors import RequestError, Stopped
 from neuron_chunk_ros.families import PromptBuilder, PromptPart
 
 _TELLS = 10  # times a prefill tells how far it is
-Progress = Callable[[str, float, str], None]
 
 
 def _nothing(*_) -> None:
@@ -132,7 +131,7 @@ class Runner:
 
     def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
                max_new_tokens: int, deadline: float | None,
-               on_step: Callable[[StepTelemetry], None] | None, on_progress: Progress | None,
+               on_step: Callable[[StepTelemetry], None] | None, on_progress: AnswerProgress | None,
                cancelled: Callable[[], bool] | None) -> Answer:
         """Run a piece and take the likeliest token again and again; leave the cache as found.
 
@@ -171,7 +170,7 @@ class Runner:
                       reason, timing, StepTelemetry.total(self._steps), self._steps)
 
     def _generate(self, piece: PromptPart, cache: KvCache, start: int, limit: int,
-                  notify: Progress, ids: list[int], likelihood: list[float]) -> str:
+                  notify: AnswerProgress, ids: list[int], likelihood: list[float]) -> str:
         """Fill in tokens and their log probabilities; return why it ended."""
         if piece.pixels:
             notify('vision', 0.0, '')

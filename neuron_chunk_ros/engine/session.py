@@ -25,8 +25,8 @@ from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, p
 from neuron_chunk_ros.engine.positions import KeyRotation
 from neuron_chunk_ros.engine.resident import build_model, read_config
 from neuron_chunk_ros.engine.rows import STORED, compute_dtype, held_dtype
-from neuron_chunk_ros.engine.runner import Progress, Runner
-from neuron_chunk_ros.engine.telemetry import Answer, StepTelemetry
+from neuron_chunk_ros.engine.runner import Runner
+from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.families import FAMILIES, PromptBuilder, prompt_builder
 from neuron_chunk_ros.storage import profile_file
@@ -220,7 +220,7 @@ class Session:
             names: Sequence[str] | None = None, max_new_tokens: int = 32,
             deadline: float | None = None,
             on_step: Callable[[StepTelemetry], None] | None = None,
-            on_progress: Progress | None = None,
+            on_progress: AnswerProgress | None = None,
             cancelled: Callable[[], bool] | None = None) -> Answer:
         """Answer a question about images. A stream, where there is one, stays as it is.
 

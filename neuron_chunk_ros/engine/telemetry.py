@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 BINS = 24
+AnswerProgress = Callable[[str, float, str], None]  # (stage, share done, text so far)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 from std_msgs.msg import Header
 
 from neuron_chunk_interfaces.msg import Answer
+from neuron_chunk_ros.engine.telemetry import AnswerProgress
 from neuron_chunk_ros.errors import ReadError, RequestError
 from neuron_chunk_ros.node.annotated import Annotated
 from neuron_chunk_ros.node.cameras import Cameras, Frame
@@ -21,7 +22,6 @@ from neuron_chunk_ros.node.question import Outcome, Question
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.worker import QueueFullError, Ticket, Worker
 
-Progress = Callable[[str, float, str], None]
 # How often a waiting asker is looked after [s].
 _POLL = 0.02
 
@@ -67,7 +67,7 @@ class Answering:
         self._tally, self._logger = tally, logger
         self._publish, self._annotated = publish, annotated
 
-    def answer(self, request, on_progress: Progress | None = None,
+    def answer(self, request, on_progress: AnswerProgress | None = None,
                given_up: Callable[[], str] = lambda: '') -> Outcome:
         """Answer a Query request or an Ask goal; blocks its caller's thread until it is done.
 
@@ -113,7 +113,7 @@ class Answering:
         return line
 
     def ask(self, question: Question, elapsed: Callable[[], float] | None = None,
-            on_progress: Progress | None = None,
+            on_progress: AnswerProgress | None = None,
             cancelled: Callable[[], str] = lambda: '', asked_about: tuple | None = None
             ) -> tuple[Answer, tuple]:
         """Answer now, in the worker's thread, and publish nothing.
@@ -160,7 +160,8 @@ class Answering:
         self._draw(message, view)
         return message, view.frames
 
-    def _work(self, ticket: Ticket, question: Question, on_progress: Progress | None) -> Answer:
+    def _work(self, ticket: Ticket, question: Question,
+              on_progress: AnswerProgress | None) -> Answer:
         self._model.follow_settings()
         answer, _ = self.ask(question, ticket.elapsed, on_progress, lambda: ticket.cancelled)
         self._publish(answer)

@@ -11,20 +11,19 @@ import numpy as np
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.chunking import hot_cold, teal
+from neuron_chunk_ros.prepare.convert import CountProgress
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.storage.annotate import store_calibration
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import KINDS, tensor_name
 
-Progress = Callable[[int, int], None]  # (done, in all), in no unit
-
 _SENSITIVITY_AT = 0.5
 _PARTS = 100  # of progress, for each layer and kind
 
 
 def calibrate(bundle: str | os.PathLike, samples: Iterable[Sample], *, device: str = 'cpu',
-              about: dict | None = None, progress: Progress | None = None) -> dict:
+              about: dict | None = None, progress: CountProgress | None = None) -> dict:
     """Calibrate a bundle on samples, write the result into it and return it.
 
     For each decoder layer, and for visual and text tokens apart: TEAL's table of each group's

@@ -18,8 +18,7 @@ import numpy as np
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families import Family, family_for
 from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes, tied_tensors
-from neuron_chunk_ros.storage.dtypes import ITEM_BYTES
-from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
+from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 from neuron_chunk_ros.storage.strict_json import parse_object, shown
 
 PIECE_BYTES = 4 << 20

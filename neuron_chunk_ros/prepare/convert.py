@@ -15,24 +15,18 @@ from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored, read_pieces
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
-from neuron_chunk_ros.storage.dtypes import (
-    ITEM_BYTES,
-    WEIGHT_NAMES,
-    WEIGHT_TYPES,
-    from_bits,
-    storage_dtype,
-    to_bits,
-)
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS, by_tag
+from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
 
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
-            progress: Progress | None = None, name: str | None = None,
+            progress: CountProgress | None = None, name: str | None = None,
             layout: str = 'bundled') -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
@@ -44,8 +38,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     nothing is left at the target.
     """
     source, target = Path(source), Path(target)
-    if dtype is not None and dtype not in WEIGHT_TYPES:
-        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+    if dtype is not None and dtype not in ROW_FORMATS:
+        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
     if layout not in LAYOUTS:
         raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
     real = Path(os.path.realpath(source))
@@ -65,12 +59,13 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
                           _provenance(checkpoint, dtype, name),
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
     total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
-        ITEM_BYTES[WEIGHT_TYPES[kept]])
+        ROW_FORMATS[kept].item_bytes)
     count = Counter(total, progress)
     with writer:
         for path in copied:
             writer.copy_file(path)
-        buffer = np.empty(max(plan.rows * plan.columns for plan in plans), storage_dtype(kept))
+        buffer = np.empty(max(plan.rows * plan.columns for plan in plans),
+                          ROW_FORMATS[kept].storage)
         for plan in plans:
             group = buffer[:plan.rows * plan.columns].reshape(plan.rows, plan.columns)
             _gather(checkpoint, plan, kept, group)
@@ -82,10 +77,10 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
 
 def _common_dtype(checkpoint: Checkpoint, weights: set[str]) -> str:
     tags = sorted({checkpoint.tensors[name].entry.dtype for name in weights})
-    if len(tags) > 1 or tags[0] not in WEIGHT_NAMES:
+    if len(tags) > 1 or by_tag(tags[0]) is None:
         raise ModelError(f'{checkpoint.folder}: the decoder\'s weights are {" and ".join(tags)}; '
-                         f'choose one of {", ".join(WEIGHT_TYPES)} with --dtype')
-    return WEIGHT_NAMES[tags[0]]
+                         f'choose one of {", ".join(ROW_FORMATS)} with --dtype')
+    return by_tag(tags[0]).name
 
 
 def _gather(checkpoint: Checkpoint, plan: GroupPlan, dtype: str, group: np.ndarray) -> None:
@@ -104,17 +99,17 @@ def _gather(checkpoint: Checkpoint, plan: GroupPlan, dtype: str, group: np.ndarr
 def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Iterator[np.ndarray]:
     """Read a tensor in pieces of whole rows of `row` elements, rounded to dtype."""
     tag = stored.entry.dtype
-    had = WEIGHT_NAMES.get(tag)
+    had = by_tag(tag)
     if dtype is not None and had is None and name.endswith('.weight'):
         raise ModelError(f'{stored.path}: tensor {name} is {tag}, which cannot become {dtype}')
     for piece in read_pieces(stored, row * ITEM_BYTES[tag]):
         if had is None or dtype is None:
             yield piece
         elif had == dtype:
-            yield piece.view(storage_dtype(dtype))
+            yield piece.view(ROW_FORMATS[dtype].storage)
         else:
             try:
-                yield to_bits(from_bits(piece.view(storage_dtype(had)), had), dtype)
+                yield ROW_FORMATS[dtype].pack(had.unpack(piece.view(had.storage)))
             except OverflowError as error:
                 raise ModelError(f'{stored.path}: tensor {name} has a value that does not fit '
                                  f'{dtype}: choose bfloat16') from error
@@ -122,8 +117,8 @@ def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Itera
 
 def _resident(name: str, stored: Stored, dtype: str | None) -> ResidentTensor:
     tag = stored.entry.dtype
-    converted = dtype if tag in WEIGHT_NAMES else None
-    return ResidentTensor(name, WEIGHT_TYPES[converted] if converted else tag,
+    converted = dtype if by_tag(tag) else None
+    return ResidentTensor(name, ROW_FORMATS[converted].tag if converted else tag,
                           stored.entry.shape, lambda: _pieces(stored, name, converted))
 
 
@@ -159,7 +154,7 @@ def _provenance(checkpoint: Checkpoint, dtype: str | None, name: str | None) -> 
 class Counter:
     """Reports bytes done, also from inside a tensor that is written in pieces."""
 
-    def __init__(self, total: int, progress: Progress | None):
+    def __init__(self, total: int, progress: CountProgress | None):
         self._done, self._total, self._progress = 0, total, progress
 
     def add(self, nbytes: int) -> None:

@@ -20,7 +20,7 @@ from neuron_chunk_ros.storage.calibration import KINDS
 
 
 @dataclass
-class Batch:
+class SampleBatch:
     """Samples of equal length that go through a layer together."""
 
     samples: list[int]        # their numbers
@@ -42,7 +42,7 @@ class Layer:
     """
 
     groups: list[Group]                       # in the order they are computed
-    batches: list[Batch]
+    batches: list[SampleBatch]
     importance: dict[str, dict[str, np.ndarray]]  # group -> kind -> float32 [samples, rows]
     _index: int
     _module: torch.nn.Module

@@ -17,7 +17,7 @@ from neuron_chunk_ros.engine.resident import build_model, read_config
 from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import family_for, prompt_builder
-from neuron_chunk_ros.prepare.layer_trials import Batch, Layer
+from neuron_chunk_ros.prepare.layer_trials import Layer, SampleBatch
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.calibration import KINDS
 from neuron_chunk_ros.storage.reader import Reader
@@ -108,7 +108,7 @@ class Walk:
                 group.rows, group.columns).to(self.device, self._dtype)
         return weights
 
-    def _batches(self, samples: Iterable[Sample]) -> list[Batch]:
+    def _batches(self, samples: Iterable[Sample]) -> list[SampleBatch]:
         """Embed the samples; those of equal length share a batch."""
         batches, waiting, count, tried = [], {}, 0, 0
         for prompt, images in samples:
@@ -135,7 +135,7 @@ class Walk:
             raise RequestError(f'sample {number} cannot be used: {fault}')
         return self._prompts.build(prompt, images)
 
-    def _embed(self, mates: list[tuple[int, dict]], trial: bool) -> Batch:
+    def _embed(self, mates: list[tuple[int, dict]], trial: bool) -> SampleBatch:
         inputs = {key: torch.cat([one[key] for _, one in mates]) for key in mates[0][1]}
         inputs = {key: value.to(self.device, self._dtype) if value.is_floating_point()
                   else value.to(self.device) for key, value in inputs.items()}
@@ -147,7 +147,7 @@ class Walk:
             self._model.model(**inputs, use_cache=False)
         finally:
             setattr(self._model.get_submodule(parent), name, self._decoder)
-        return Batch([number for number, _ in mates],
+        return SampleBatch([number for number, _ in mates],
                      torch.isin(inputs['input_ids'], visual_ids), seen[0].hidden,
                      [recorder.arguments for recorder in seen], trial)
 

@@ -19,7 +19,7 @@ from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.families import Family, family_for
 from neuron_chunk_ros.prepare.calibration_mapping import CalibrationMapping
 from neuron_chunk_ros.prepare.checkpoint import Stored, read_pieces
-from neuron_chunk_ros.prepare.convert import Counter, Progress
+from neuron_chunk_ros.prepare.convert import Counter, CountProgress
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
 from neuron_chunk_ros.storage.layout import LAYOUTS, ORDERS, RowOrder
@@ -31,7 +31,7 @@ _PIECE_BYTES = 4 << 20
 
 
 def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | None = None,
-            layout: str | None = None, progress: Progress | None = None) -> Bundle:
+            layout: str | None = None, progress: CountProgress | None = None) -> Bundle:
     """Write a bundle's copy with another row order or storage layout and return it, opened.
 
     One group is in memory at a time. A calibration comes along.

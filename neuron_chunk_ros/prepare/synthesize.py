@@ -22,7 +22,7 @@ from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes
 from neuron_chunk_ros.prepare.presets import PRESETS, Preset
 from neuron_chunk_ros.prepare.synthetic_tokenizer import write_tokenizer
 from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target, write_file
-from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES, storage_dtype, to_bits
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.safetensors_header import plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)
@@ -42,8 +42,8 @@ def synthesize(preset: str | Preset, target: str | os.PathLike, *, seed: int = 0
     chosen = preset if isinstance(preset, Preset) else PRESETS.get(preset)
     if chosen is None:
         raise ModelError(f'preset {preset!r} is not known (known: {", ".join(PRESETS)})')
-    if dtype not in WEIGHT_TYPES:
-        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+    if dtype not in ROW_FORMATS:
+        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
     if seed < 0:
         raise ModelError(f'seed {seed} is negative')
     check_target(Path(target), ModelError)  # before anything slow
@@ -51,7 +51,7 @@ def synthesize(preset: str | Preset, target: str | os.PathLike, *, seed: int = 0
     family = family_for(config)
     shapes = {family.published(name): shape
               for name, shape in tensor_shapes(skeleton(family, config)).items()}
-    item = ITEM_BYTES[WEIGHT_TYPES[dtype]]
+    item = ROW_FORMATS[dtype].item_bytes
     total = sum(math.prod(shape) for shape in shapes.values()) * item
     target = Path(target)
     done = 0
@@ -69,7 +69,7 @@ def synthesize(preset: str | Preset, target: str | os.PathLike, *, seed: int = 0
         shards = _shards(shapes, item, max_shard_bytes)
         for file, names in shards.items():
             header, _ = plan_header(
-                ((name, WEIGHT_TYPES[dtype], shapes[name]) for name in names), align_each=False)
+                ((name, ROW_FORMATS[dtype].tag, shapes[name]) for name in names), align_each=False)
             write_file(folder.folder / file, _weights(header, names, shapes, dtype, seed, count))
         if len(shards) > 1:
             index = {'metadata': {'total_size': total},
@@ -121,7 +121,7 @@ def _weights(header: bytes, names: list[str], shapes: dict[str, tuple[int, ...]]
 
 def _tensor(name: str, shape: tuple[int, ...], dtype: str, seed: int) -> Iterator[np.ndarray]:
     if len(shape) == 1 and name.endswith('.weight'):  # a norm's gain
-        yield to_bits(np.ones(shape, np.float32), dtype).view(np.uint8)
+        yield ROW_FORMATS[dtype].pack(np.ones(shape, np.float32)).view(np.uint8)
         return
     if name.endswith('.bias'):
         std = _BIAS_STD
@@ -142,7 +142,7 @@ def random_weights(bits: np.random.BitGenerator, count: int, std: float,
     """
     # per type: bits of the mantissa, exponent bias
     mantissa, bias = {'bfloat16': (7, 127), 'float16': (10, 15), 'float32': (23, 127)}[dtype]
-    store = np.dtype(f'u{storage_dtype(dtype).itemsize}')
+    store = np.dtype(f'u{ROW_FORMATS[dtype].item_bytes}')
     exponent = min(max(bias + round(math.log2(std / math.sqrt(35 / 6))), 1), 2 * bias - 2)
     sign = 1 << (8 * store.itemsize - 1)
     keep = store.type(sign | (1 << mantissa + 1) - 1)  # sign, exponent's lowest bit, mantissa

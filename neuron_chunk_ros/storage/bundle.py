@@ -10,7 +10,6 @@ from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage import calibration as calibrations
-from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES
 from neuron_chunk_ros.storage.layout import ALIGNMENT, BUNDLE_JSON, Group, GroupPlan, Member
 from neuron_chunk_ros.storage.manifest import (
     FORMAT,
@@ -24,6 +23,7 @@ from neuron_chunk_ros.storage.manifest import (
     word,
 )
 from neuron_chunk_ros.storage.orders import read_orders
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
 from neuron_chunk_ros.storage.strict_json import shown, want_keys, whole
 
@@ -204,10 +204,10 @@ class _Opening:
             if entry.begin != group.offset:
                 raise ValueError(f'group {group.name}: offset {group.offset}, '
                                  f'in {group.file} it lies at {entry.begin}')
-            if (entry.dtype, entry.shape) != (WEIGHT_TYPES[group.dtype],
+            if (entry.dtype, entry.shape) != (ROW_FORMATS[group.dtype].tag,
                                               (group.rows, group.columns)):
                 raise ValueError(f'group {group.name}: {group.file} holds {entry.dtype} '
-                                 f'{list(entry.shape)}, want {WEIGHT_TYPES[group.dtype]} '
+                                 f'{list(entry.shape)}, want {ROW_FORMATS[group.dtype].tag} '
                                  f'[{group.rows}, {group.columns}]')
         for file, header in headers.items():
             for tensor in header:
@@ -237,7 +237,7 @@ def _group(value, label: str) -> Group:
         for key, least in (('rows', 1), ('columns', 1), ('row_bytes', 1), ('offset', 0)))
     if sum(member.columns for member in members) != columns:
         raise ValueError(f"{label}: the members' columns do not sum to {columns}")
-    if row_bytes != columns * ITEM_BYTES[WEIGHT_TYPES[value['dtype']]]:
+    if row_bytes != ROW_FORMATS[value['dtype']].row_bytes(columns):
         raise ValueError(f'{label}: row_bytes {row_bytes} do not fit {columns} columns')
     if offset % ALIGNMENT:
         raise ValueError(f'{label}: offset {offset} is not a multiple of {ALIGNMENT}')

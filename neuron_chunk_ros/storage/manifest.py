@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from neuron_chunk_ros.storage.dtypes import WEIGHT_TYPES
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
@@ -73,8 +73,8 @@ def sized_file(folder: Path, value, label: str) -> Path:
 
 def want_dtype(value, label: str) -> None:
     """Want the name of a weight type."""
-    if not isinstance(value, str) or value not in WEIGHT_TYPES:
-        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(WEIGHT_TYPES)}')
+    if not isinstance(value, str) or value not in ROW_FORMATS:
+        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(ROW_FORMATS)}')
 
 
 def word(value, label: str) -> str:

@@ -41,10 +41,11 @@ _START_SIZES_KIB, _START_COUNTS = (4, 32, 256), (1, 2, 4, 8, 16)
 _MIXES = 8          # of whole pages, and half as many that end within pages
 _PAGE = 4096        # bytes; reads placed on it are the fast ones, here and on flash
 
-Progress = Callable[[str, float, float], None]
+MeasureProgress = Callable[[str, float, float], None]
 
 
-def measure(folder: str | os.PathLike, *, backend: str = 'auto', progress: Progress | None = None,
+def measure(folder: str | os.PathLike, *, backend: str = 'auto',
+            progress: MeasureProgress | None = None,
             stopped: Callable[[], bool] | None = None, allow_tmpfs: bool = False,
             buffered: bool = False, seconds: float = SECONDS,
             file_bytes: int = FILE_BYTES) -> Profile:
@@ -134,7 +135,7 @@ class _Meter:
         return np.stack([begin + ends - self.blocks(lengths), lengths], axis=1)
 
 
-def _measured(meter: _Meter, seconds: float, report: Progress) -> tuple[dict, dict]:
+def _measured(meter: _Meter, seconds: float, report: MeasureProgress) -> tuple[dict, dict]:
     """Return the profile's numbers, and what is to be told about how they came about.
 
     Three kinds of batches take turns, so that the same disturbances meet all of them: large ones
@@ -179,7 +180,7 @@ def _estimates(profile: Profile, cases: list) -> np.ndarray:
     return np.array([profile.estimate(lengths) for lengths, _ in cases])
 
 
-def _rounds(meter: _Meter, cases: list, seconds: float, report: Progress) -> np.ndarray:
+def _rounds(meter: _Meter, cases: list, seconds: float, report: MeasureProgress) -> np.ndarray:
     """Read each case once a round, in random order; return seconds, float64 [rounds, cases]."""
     begun = time.monotonic()
     rounds: list[np.ndarray] = []

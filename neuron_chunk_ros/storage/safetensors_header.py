@@ -18,11 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_chunk_ros.errors import NeuronChunkError
-from neuron_chunk_ros.storage.dtypes import ITEM_BYTES
 from neuron_chunk_ros.storage.layout import ALIGNMENT
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, whole
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+# safetensors' names -> bytes per element
+ITEM_BYTES = {
+    'BOOL': 1, 'U8': 1, 'I8': 1, 'F8_E5M2': 1, 'F8_E4M3': 1, 'F8_E8M0': 1,
+    'I16': 2, 'U16': 2, 'F16': 2, 'BF16': 2,
+    'I32': 4, 'U32': 4, 'F32': 4, 'I64': 8, 'U64': 8, 'F64': 8, 'C64': 8,
+}
 
 
 @dataclass(frozen=True)

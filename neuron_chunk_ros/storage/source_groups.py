@@ -11,9 +11,9 @@ import numpy as np
 
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.bundle import Bundle, Group
-from neuron_chunk_ros.storage.dtypes import storage_dtype
 from neuron_chunk_ros.storage.layout import RowOrder
 from neuron_chunk_ros.storage.reader import Reader
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 
 
 class SourceGroups:
@@ -48,7 +48,7 @@ class SourceGroups:
         if hashlib.sha256(data).hexdigest() != group.checksum:
             raise BundleError(f'group {group.name} in {self._bundle.path / group.file}: checksum '
                               f'differs, the data is damaged')
-        return data.view(storage_dtype(group.dtype)).reshape(group.rows, group.columns)
+        return data.view(ROW_FORMATS[group.dtype].storage).reshape(group.rows, group.columns)
 
     def __enter__(self) -> SourceGroups:
         return self

@@ -16,7 +16,6 @@ import numpy as np
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.atomic import AtomicFolder, write_all, write_file
 from neuron_chunk_ros.storage.calibration import FILE_PATTERN, complete, pack
-from neuron_chunk_ros.storage.dtypes import ITEM_BYTES, WEIGHT_TYPES, carries
 from neuron_chunk_ros.storage.layout import (
     BUNDLE_JSON,
     ORDERS_FILE,
@@ -26,7 +25,8 @@ from neuron_chunk_ros.storage.layout import (
 )
 from neuron_chunk_ros.storage.manifest import FORMAT, VERSION, dump_manifest, is_plain_name
 from neuron_chunk_ros.storage.orders import describe_order
-from neuron_chunk_ros.storage.safetensors_header import TensorEntry, plan_header
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
 
@@ -69,8 +69,8 @@ class BundleWriter:
         resident_bytes: what resident tensors and copied files need, for the space check.
         orders: by group, where its rows are not written in the model's own order.
         """
-        if dtype not in WEIGHT_TYPES:
-            raise BundleError(f'dtype {dtype!r} is not one of {", ".join(WEIGHT_TYPES)}')
+        if dtype not in ROW_FORMATS:
+            raise BundleError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
         self._plans = {plan.name: plan for plan in groups}
         if len(self._plans) != len(groups) or not groups:
             raise BundleError('a bundle needs at least one group, each with its own name')
@@ -120,7 +120,7 @@ class BundleWriter:
         for array in (rows,) if isinstance(rows, np.ndarray) else rows:
             count += len(array)
             if (array.shape[1:] != (plan.columns,) or count > plan.rows
-                    or not carries(array, self._dtype)):
+                    or not ROW_FORMATS[self._dtype].carries(array)):
                 raise self._unfit(plan, array)
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             begin += write_all(self._descriptors[shard.name], data, begin)
@@ -177,7 +177,7 @@ class BundleWriter:
         write_file(self._folder.folder / self._calibration['neurons']['file'], [data])
 
     def _lay_out(self, limit: int) -> list[_Shard]:
-        item = ITEM_BYTES[WEIGHT_TYPES[self._dtype]]
+        item = ROW_FORMATS[self._dtype].item_bytes
         batches: list[list[GroupPlan]] = []
         size = 0
         for plan in self._plans.values():
@@ -190,7 +190,7 @@ class BundleWriter:
         shards = []
         for index, batch in enumerate(batches, 1):
             header, entries = plan_header(
-                ((plan.name, WEIGHT_TYPES[self._dtype], (plan.rows, plan.columns))
+                ((plan.name, ROW_FORMATS[self._dtype].tag, (plan.rows, plan.columns))
                  for plan in batch), align_each=True)
             shards.append(_Shard(f'flash-{index:05d}-of-{len(batches):05d}.safetensors',
                                  header, entries))
@@ -231,7 +231,7 @@ class BundleWriter:
         return {
             'name': plan.name, 'file': shard.name, 'tensor': plan.name,
             'offset': shard.entries[plan.name].begin, 'rows': plan.rows, 'columns': plan.columns,
-            'row_bytes': plan.columns * ITEM_BYTES[WEIGHT_TYPES[self._dtype]],
+            'row_bytes': ROW_FORMATS[self._dtype].row_bytes(plan.columns),
             'dtype': self._dtype,
             'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
             'scale': None, 'permutation': order and describe_order(plan.name, order),

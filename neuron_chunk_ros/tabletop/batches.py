@@ -15,7 +15,7 @@ import torch
 
 from neuron_chunk_ros.families.pixels import squash
 from neuron_chunk_ros.tabletop.checkpoint import IMAGE_SIZE, MEAN, PATCH, STD
-from neuron_chunk_ros.tabletop.questions import NUMBERS, Question
+from neuron_chunk_ros.tabletop.questions import NUMBERS, SceneQuestion
 from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, Thing, render, thing_map
 from neuron_chunk_ros.tabletop.vocabulary import (
     END,
@@ -34,7 +34,7 @@ IGNORE = -100
 
 
 @dataclass
-class Batch:
+class TrainingBatch:
     """B prompts of L tokens with V views each."""
 
     pixels: torch.Tensor       # [B, V, 3, 64, 64] float32
@@ -68,7 +68,8 @@ class BatchMaker:
         """Token numbers of the images' part of the prompt."""
         return self._open + [t for v in range(views) for t in self._views[v]]
 
-    def __call__(self, prompts: Sequence[tuple[Sequence[Scene], Sequence[Question]]]) -> Batch:
+    def __call__(self, prompts: Sequence[tuple[Sequence[Scene], Sequence[SceneQuestion]]]
+                 ) -> TrainingBatch:
         """Build a batch; every prompt must have the same number of views."""
         views = len(prompts[0][0])
         rows = [self._sequence(scenes, questions) for scenes, questions in prompts]
@@ -88,14 +89,14 @@ class BatchMaker:
         colours, shapes = zip(*(_patch_labels(s) for s in scenes), strict=True)
         named = [(i, at) for i, row in enumerate(rows) for at, _ in row[5]]
         places = [cells for row in rows for _, cells in row[5]]
-        return Batch(
+        return TrainingBatch(
             torch.from_numpy(pixels).unflatten(0, (len(prompts), views)), stack(0, self._pad),
             stack(1, 0), mask[:, None], stack(3, IGNORE), stack(4, -1),
             torch.from_numpy(np.stack(colours)), torch.from_numpy(np.stack(shapes)),
             torch.tensor(named, dtype=torch.long).reshape(-1, 2),
             torch.tensor(places, dtype=torch.long).reshape(-1, MAX_VIEWS))
 
-    def _sequence(self, scenes: Sequence[Scene], questions: Sequence[Question]):
+    def _sequence(self, scenes: Sequence[Scene], questions: Sequence[SceneQuestion]):
         """Return ids, positions, segment (-1 prefix, else question), labels, owner, places."""
         ids = self.prefix(len(scenes))
         places = []

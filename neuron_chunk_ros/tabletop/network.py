@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from neuron_chunk_ros.tabletop.batches import ABSENT, IGNORE, MAX_VIEWS, Batch
+from neuron_chunk_ros.tabletop.batches import ABSENT, IGNORE, MAX_VIEWS, TrainingBatch
 from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES
 
 
@@ -26,7 +26,7 @@ class PatchHeads(torch.nn.Module):
         self.colour = torch.nn.Linear(width, 1 + len(COLOURS))
         self.shape = torch.nn.Linear(width, 1 + len(SHAPES))
 
-    def loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def loss(self, features: torch.Tensor, batch: TrainingBatch) -> torch.Tensor:
         """Return the mean cross-entropy; features [images, patches, width]."""
         colour = functional.cross_entropy(
             self.colour(features).float().flatten(0, 1), batch.colours.flatten())
@@ -47,7 +47,7 @@ class PlaceHead(torch.nn.Module):
         super().__init__()
         self.cell = torch.nn.Linear(width, MAX_VIEWS * (ABSENT + 1))
 
-    def loss(self, hidden: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+    def loss(self, hidden: Sequence[torch.Tensor], batch: TrainingBatch) -> torch.Tensor:
         """Return the mean cross-entropy; hidden [B, L, width] after each decoder layer."""
         losses = []
         for layer in self.LAYERS:
@@ -66,7 +66,7 @@ def vision_features(model, pixels: torch.Tensor) -> torch.Tensor:
     return inner.multi_modal_projector(out.hidden_states[inner.config.vision_feature_layer])
 
 
-def answer_logits(model, batch: Batch, features: torch.Tensor) -> tuple:
+def answer_logits(model, batch: TrainingBatch, features: torch.Tensor) -> tuple:
     """Run the text decoder over the packed prompts.
 
     :return: logits [n, vocabulary] at the n answer positions, their labels [n], and the hidden

@@ -46,7 +46,7 @@ ANSWERS = (*COLOURS, *SHAPES, *NUMBERS, 'left', 'right', 'above', 'below',
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question of one type, its wording and the one right answer."""
 
     type: str
@@ -80,37 +80,37 @@ def _other_kind(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
             return colour, shape
 
 
-def _colour(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _colour(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     at = _unique([t.shape for t in scene.things])
     if not at:
         return None
     thing = scene.things[at[rng.integers(len(at))]]
-    return Question('colour', _say(rng, 'colour', shape=thing.shape), thing.colour)
+    return SceneQuestion('colour', _say(rng, 'colour', shape=thing.shape), thing.colour)
 
 
-def _shape(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _shape(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     at = _unique([t.colour for t in scene.things])
     if not at:
         return None
     thing = scene.things[at[rng.integers(len(at))]]
-    return Question('shape', _say(rng, 'shape', colour=thing.colour), thing.shape)
+    return SceneQuestion('shape', _say(rng, 'shape', colour=thing.colour), thing.shape)
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> Question:
+def _count(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     roll = rng.random()
     if roll < 0.4 or not scene.things:
-        return Question('count', _say(rng, 'count'), NUMBERS[len(scene.things)])
+        return SceneQuestion('count', _say(rng, 'count'), NUMBERS[len(scene.things)])
     thing = scene.things[rng.integers(len(scene.things))]
     if roll < 0.7:
         colour = thing.colour if rng.random() < 0.75 else str(rng.choice(list(COLOURS)))
         number = sum(t.colour == colour for t in scene.things)
-        return Question('count', _say(rng, 'count_colour', colour=colour), NUMBERS[number])
+        return SceneQuestion('count', _say(rng, 'count_colour', colour=colour), NUMBERS[number])
     shape = thing.shape if rng.random() < 0.75 else str(rng.choice(SHAPES))
     number = sum(t.shape == shape for t in scene.things)
-    return Question('count', _say(rng, 'count_shape', shape=shape), NUMBERS[number])
+    return SceneQuestion('count', _say(rng, 'count_shape', shape=shape), NUMBERS[number])
 
 
-def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     pairs = []
     for a in scene.things:
         for b in scene.things:
@@ -122,46 +122,46 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     if not pairs:
         return None
     a, b, answer = pairs[rng.integers(len(pairs))]
-    return Question('relation', _say(rng, 'relation', a=a.name, b=b.name), answer)
+    return SceneQuestion('relation', _say(rng, 'relation', a=a.name, b=b.name), answer)
 
 
-def _quadrant(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _quadrant(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     clear = [t for t in scene.things if abs(t.x - 0.5) > 0.08 and abs(t.y - 0.5) > 0.08]
     if not clear:
         return None
     thing = clear[rng.integers(len(clear))]
     answer = f"{'top' if thing.y < 0.5 else 'bottom'} {'left' if thing.x < 0.5 else 'right'}"
-    return Question('quadrant', _say(rng, 'quadrant', a=thing.name), answer)
+    return SceneQuestion('quadrant', _say(rng, 'quadrant', a=thing.name), answer)
 
 
-def _existence(scene: Scene, rng: np.random.Generator) -> Question:
+def _existence(scene: Scene, rng: np.random.Generator) -> SceneQuestion:
     if scene.things and rng.random() < 0.5:
         name = scene.things[rng.integers(len(scene.things))].name
-        return Question('existence', _say(rng, 'existence', a=name), 'yes')
+        return SceneQuestion('existence', _say(rng, 'existence', a=name), 'yes')
     name = ' '.join(_other_kind(rng, scene))
-    return Question('existence', _say(rng, 'existence', a=name), 'no')
+    return SceneQuestion('existence', _say(rng, 'existence', a=name), 'no')
 
 
-def _which(scenes: Sequence[Scene], rng: np.random.Generator) -> Question | None:
+def _which(scenes: Sequence[Scene], rng: np.random.Generator) -> SceneQuestion | None:
     found = [(view, t) for view, scene in enumerate(scenes) for t in scene.things
              if sum(s.find(t.colour, t.shape) is not None for s in scenes) == 1]
     if not found:
         return None
     view, thing = found[rng.integers(len(found))]
-    return Question('which', _say(rng, 'which', a=thing.name), NUMBERS[view + 1])
+    return SceneQuestion('which', _say(rng, 'which', a=thing.name), NUMBERS[view + 1])
 
 
-def _views(scenes: Sequence[Scene], rng: np.random.Generator) -> Question:
+def _views(scenes: Sequence[Scene], rng: np.random.Generator) -> SceneQuestion:
     things = [t for scene in scenes for t in scene.things]
     kinds = sorted({(t.colour, t.shape) for t in things})
     kind = kinds[rng.integers(len(kinds))]
     if rng.random() < 0.15:
         kind = _other_kind(rng, scenes[rng.integers(len(scenes))])
     number = sum(s.find(*kind) is not None for s in scenes)
-    return Question('views', _say(rng, 'views', a=' '.join(kind)), NUMBERS[number])
+    return SceneQuestion('views', _say(rng, 'views', a=' '.join(kind)), NUMBERS[number])
 
 
-def _moved(scenes: Sequence[Scene], rng: np.random.Generator) -> Question | None:
+def _moved(scenes: Sequence[Scene], rng: np.random.Generator) -> SceneQuestion | None:
     kept = [t for t in scenes[0].things
             if all(s.find(t.colour, t.shape) is not None for s in scenes)]
     if not kept:
@@ -171,7 +171,7 @@ def _moved(scenes: Sequence[Scene], rng: np.random.Generator) -> Question | None
     want = rng.random() < 0.5
     pool = [name for name, did in moved.items() if did == want] or list(moved)
     name = pool[rng.integers(len(pool))]
-    return Question('moved', _say(rng, 'moved', a=name), 'yes' if moved[name] else 'no')
+    return SceneQuestion('moved', _say(rng, 'moved', a=name), 'yes' if moved[name] else 'no')
 
 
 _ASK_ONE = {'colour': _colour, 'shape': _shape, 'count': _count, 'relation': _relation,
@@ -179,7 +179,8 @@ _ASK_ONE = {'colour': _colour, 'shape': _shape, 'count': _count, 'relation': _re
 _ASK_MANY = {'which': _which, 'views': _views, 'moved': _moved}
 
 
-def ask(scenes: Scene | Sequence[Scene], rng: np.random.Generator, kind: str) -> Question | None:
+def ask(scenes: Scene | Sequence[Scene], rng: np.random.Generator,
+        kind: str) -> SceneQuestion | None:
     """Make a question of this type, None where these scenes leave its answer in doubt.
 
     :param scenes: one scene for the types in SINGLE_VIEW, two to four for those in MULTI_VIEW.
@@ -232,7 +233,7 @@ def _next_frame(scene: Scene, rng: np.random.Generator, moving: set[str]) -> Sce
     return with_things(scene, things)
 
 
-def sample(rng: np.random.Generator, kind: str) -> tuple[list[Scene], Question]:
+def sample(rng: np.random.Generator, kind: str) -> tuple[list[Scene], SceneQuestion]:
     """Draw fresh scenes and a question of this type about them."""
     while True:
         scenes = scenes_for(rng, kind)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.tabletop.batches import Batch, BatchMaker
+from neuron_chunk_ros.tabletop.batches import BatchMaker, TrainingBatch
 from neuron_chunk_ros.tabletop.checkpoint import build_model, save
 from neuron_chunk_ros.tabletop.network import PatchHeads, PlaceHead, answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, ask, scenes_for
@@ -93,7 +93,7 @@ def _questions(rng, scenes, kinds, number) -> list:
     return list(found.values())
 
 
-def make_batch(recipe: Recipe, maker: BatchMaker, step: int) -> Batch:
+def make_batch(recipe: Recipe, maker: BatchMaker, step: int) -> TrainingBatch:
     """Make the batch of this step."""
     rng = np.random.default_rng([recipe.seed, step])
     stage, done = recipe.stage(step)

@@ -11,7 +11,7 @@ import pytest
 from neuron_chunk_ros.bench import tabletop_model
 from neuron_chunk_ros.bench.accuracy.curves import Curve
 from neuron_chunk_ros.bench.accuracy.exam import Exam
-from neuron_chunk_ros.bench.accuracy.measure import Evaluation, Options, frame_seconds
+from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, frame_seconds
 from neuron_chunk_ros.bench.accuracy.variants import (
     BASELINE,
     DENSE,
@@ -30,7 +30,7 @@ PROFILE = dataclasses.replace(Profile.assumed(), batch_seconds=5e-5)
 
 @pytest.fixture(scope='module')
 def evaluation():
-    options = Options(Path('/nowhere'), PROFILE, decoders=('qwen2-0.5b', 'qwen2-7b'),
+    options = AccuracyOptions(Path('/nowhere'), PROFILE, decoders=('qwen2-0.5b', 'qwen2-7b'),
                       sparsities=(0.0, 0.5), scenes=3, repeats=4)
     model = tabletop_model.load()
     calibrated = tabletop_model.calibrated(3, 1, lambda done, total: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuron_chunk_ros import _native
-from neuron_chunk_ros.bench.contestants import CONTENDERS, Chooser, policies
+from neuron_chunk_ros.bench.contestants import CONTENDERS, EqualImportance, policies
 from neuron_chunk_ros.bench.importance import Lognormal
 from neuron_chunk_ros.bench.read.steps import plan
 from neuron_chunk_ros.bench.shapes import Decoder
@@ -21,7 +21,7 @@ PROFILE = Profile.assumed()
 @pytest.fixture(scope='module', params=['bundled', 'separate'])
 def steps(request):
     return list(plan(SMALL, request.param, [Lognormal(2, 1)], (0.0, 0.3, 0.7), CONTENDERS,
-                     Chooser(PROFILE, 512)))
+                     EqualImportance(PROFILE, 512)))
 
 
 def test_all_keep_at_least_what_topk_keeps(steps):
@@ -40,10 +40,15 @@ def test_reads_are_charged_as_the_profile_has_them(steps):
         for part, found in zip(SMALL.layer(step.layout), step.chosen, strict=True):
             lengths = []
             for matrix, one in zip(part.matrices, found, strict=True):
+                stop = None  # of the last request; what shares or touches its block joins it
                 for first, count in one:
                     begin = first * matrix.row_bytes // 512 * 512
                     end = -(-(first + count) * matrix.row_bytes // 512) * 512
-                    lengths.append(end - begin)
+                    if stop is not None and begin <= stop:
+                        lengths[-1] += end - stop
+                    else:
+                        lengths.append(end - begin)
+                    stop = end
             total += PROFILE.estimate(np.array(lengths))
         assert step.estimated == pytest.approx(total)
         assert step.run_count == sum(len(one) for found in step.chosen for one in found)

@@ -23,8 +23,8 @@ REPEATS = 2
 
 @pytest.fixture(scope='module')
 def options():
-    return stream.Options(shipped.bundle_dir(), frames=FRAMES, repeats=REPEATS, deadline_ms=20,
-                          new_tokens=3)
+    return stream.StreamOptions(shipped.bundle_dir(), frames=FRAMES, repeats=REPEATS,
+                                deadline_ms=20, new_tokens=3)
 
 
 @pytest.fixture(scope='module')
@@ -169,6 +169,6 @@ def test_bad_usage(arguments):
 
 
 def test_more_frames_than_fit_are_refused(options):
-    small = stream.Options(options.bundle, frames=(200,), policies=('dense',), repeats=1)
+    small = stream.StreamOptions(options.bundle, frames=(200,), policies=('dense',), repeats=1)
     with pytest.raises(BenchError, match='--frames'):
         stream.measure(small, lambda *_: None)

@@ -58,8 +58,15 @@ def test_no_torch_for_what_needs_none(bundle):
 
 def test_usage_errors():
     for arguments in ([], ['convert'], ['unheard-of'], ['synthesize', 'tiny-qwen2-vl'],
-                      ['convert', 'a', 'b', '--dtype', 'int4']):
+                      ['convert', 'a', 'b', '--layout', 'sideways']):
         assert run(*arguments).returncode == 2
+
+
+def test_unknown_types_are_one_line(tiny_models, tmp_path):
+    for arguments in (['convert', tiny_models['tiny-qwen2-vl']], ['synthesize', 'tiny-qwen2-vl']):
+        done = run(*arguments, tmp_path / 'out', '--dtype', 'int4')
+        assert done.returncode == 1 and done.stderr.count('\n') == 1
+        assert "dtype 'int4' is not one of bfloat16, float16, float32" in done.stderr
 
 
 def test_synthesize_convert_inspect_verify(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_chunk_ros import _native
-from neuron_chunk_ros.storage.dtypes import from_bits, to_bits
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 
 
 def multiply(inputs, weights, dtype, out, threads=1):
@@ -22,14 +22,14 @@ def multiply(inputs, weights, dtype, out, threads=1):
 def test_equals_float64(tokens, count, columns, dtype, threads, seed):
     rng = np.random.default_rng(seed)
     inputs = rng.standard_normal((tokens, count)).astype(np.float32)
-    weights = np.ascontiguousarray(to_bits(
-        rng.standard_normal((count, columns)).astype(np.float32), dtype))
+    weights = np.ascontiguousarray(ROW_FORMATS[dtype].pack(
+        rng.standard_normal((count, columns)).astype(np.float32)))
     before = rng.standard_normal((tokens, columns)).astype(np.float32)
     out = before.copy()
     if not count:
         weights = np.zeros((1, columns), weights.dtype)[:0]
     multiply(inputs, weights, dtype, out, threads)
-    values = from_bits(weights, dtype).reshape(count, columns).astype(np.float64)
+    values = ROW_FORMATS[dtype].unpack(weights).reshape(count, columns).astype(np.float64)
     want = before + inputs.astype(np.float64) @ values
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5 * (1 + np.abs(want).max()))
 
@@ -37,8 +37,9 @@ def test_equals_float64(tokens, count, columns, dtype, threads, seed):
 def test_large_enough_for_all_threads():
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((3, 513)).astype(np.float32)
-    weights = to_bits(rng.standard_normal((513, 5000)).astype(np.float32), 'bfloat16')
-    want = inputs.astype(np.float64) @ from_bits(weights, 'bfloat16').astype(np.float64)
+    weights = ROW_FORMATS['bfloat16'].pack(
+        rng.standard_normal((513, 5000)).astype(np.float32))
+    want = inputs.astype(np.float64) @ ROW_FORMATS['bfloat16'].unpack(weights).astype(np.float64)
     for threads in (1, 2, 3, 7):
         out = np.zeros((3, 5000), np.float32)
         multiply(inputs, weights, 'bfloat16', out, threads)

@@ -22,7 +22,7 @@ from neuron_chunk_ros.prepare.calibrate import calibrate, record_importance
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.rewrite import rewrite
 from neuron_chunk_ros.storage.bundle import Bundle
-from neuron_chunk_ros.storage.dtypes import storage_dtype
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.verify import verify
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
@@ -69,7 +69,7 @@ def weights(path):
     """Return every linear layer's [rows, columns] as it lies on flash, and its group."""
     found = {}
     for group in Bundle.open(path).groups.values():
-        data = np.fromfile(path / group.file, storage_dtype(group.dtype),
+        data = np.fromfile(path / group.file, ROW_FORMATS[group.dtype].storage,
                            group.rows * group.columns, offset=group.offset)
         column = 0
         for member in group.members:

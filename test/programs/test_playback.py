@@ -24,7 +24,7 @@ from sensor_msgs.msg import Image
 
 import neuron_chunk_interfaces
 from neuron_chunk_ros.programs.demo.scene_stream import nth_scene
-from neuron_chunk_ros.programs.playback import Options, page
+from neuron_chunk_ros.programs.playback import PlaybackOptions, page
 from neuron_chunk_ros.programs.playback.cameras import derived_name
 from neuron_chunk_ros.programs.playback.output import typestore
 from neuron_chunk_ros.programs.playback.results import Results
@@ -253,7 +253,7 @@ def test_names_of_cameras(topic, name):
 
 
 def test_a_page_without_answers(tmp_path):
-    nothing = Results(Options(bag=Path('cost $1 or $2'), out=tmp_path), 'mcap', 0, [],
+    nothing = Results(PlaybackOptions(bag=Path('cost $1 or $2'), out=tmp_path), 'mcap', 0, [],
                       {'answer': [], 'telemetry': [], 'diagnostics': []}, {})
     page.draw(nothing, tmp_path / 'page.png')
     with Picture.open(tmp_path / 'page.png') as drawn:

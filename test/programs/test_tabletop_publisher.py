@@ -55,7 +55,7 @@ def test_frames_truth_and_next(camera):
         time.sleep(0.5)
         message = images[-1][1]
         stamp = message.header.stamp.sec, message.header.stamp.nanosec
-        truth = until(lambda at=stamp: truths.get(at), 5.0, 'the truth of this frame')
+        truth = until(lambda at=stamp: truths.get(at), 20.0, 'the truth of this frame')
         assert (truth['seed'], truth['index']) == (4, index)
         scene = nth_scene(4, index)
         assert [thing['name'] for thing in truth['things']] == [t.name for t in scene.things]

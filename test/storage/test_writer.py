@@ -22,7 +22,7 @@ from safetensors import safe_open
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.atomic import AtomicFolder
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, Member
-from neuron_chunk_ros.storage.dtypes import from_bits, to_bits
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.safetensors_header import plan_header, read_header
 from neuron_chunk_ros.storage.verify import verify
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -340,10 +340,10 @@ def test_rounding_equals_torch(values):
         expected = torch.from_numpy(array.copy()).to(getattr(torch, dtype))
         if (torch.isinf(expected) & torch.isfinite(torch.from_numpy(array))).any():
             with pytest.raises(OverflowError):
-                to_bits(array, dtype)
+                ROW_FORMATS[dtype].pack(array)
             continue
-        bits = to_bits(array, dtype)
-        back = torch.from_numpy(from_bits(bits, dtype))
+        bits = ROW_FORMATS[dtype].pack(array)
+        back = torch.from_numpy(ROW_FORMATS[dtype].unpack(bits))
         assert torch.equal(torch.nan_to_num(back, nan=1.5),
                            torch.nan_to_num(expected.float(), nan=1.5))
         assert torch.equal(back.isnan(), expected.isnan())

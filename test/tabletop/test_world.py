@@ -10,7 +10,7 @@ from neuron_chunk_ros.tabletop.questions import (
     MULTI_VIEW,
     NUMBERS,
     SINGLE_VIEW,
-    Question,
+    SceneQuestion,
     ask,
     sample,
 )
@@ -54,7 +54,7 @@ def test_random_scenes_keep_their_promises():
         assert set(marks[marks > 0]) == set(range(1, len(names) + 1)), 'a thing is hidden'
 
 
-def answer_by_hand(question: Question, scenes: list[Scene]) -> str:
+def answer_by_hand(question: SceneQuestion, scenes: list[Scene]) -> str:
     """Work the answer out a second time, from the words of the question."""
     words = question.text.rstrip('?').split()
     plain = [w if w in SHAPES else w.removesuffix('es') if w == 'crosses' else w.removesuffix('s')

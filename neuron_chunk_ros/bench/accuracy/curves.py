@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from neuron_chunk_ros.bench.accuracy.exam import Exam
-from neuron_chunk_ros.bench.accuracy.measure import Evaluation, Options, Timed
+from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, TimedReading
 from neuron_chunk_ros.bench.accuracy.variants import BASELINE, DENSE_OURS, Contestant, Variant
 from neuron_chunk_ros.bench.statistics import (
     RESAMPLES,
@@ -73,7 +73,7 @@ class Curve:
 class Curves:
     """Every contestant's curve for every decoder, as measured."""
 
-    def __init__(self, options: Options, timed: Iterable[Timed], scores: Scores):
+    def __init__(self, options: AccuracyOptions, timed: Iterable[TimedReading], scores: Scores):
         """Take the bootstrap samples; the same repeats are drawn for all."""
         draws = resampled(options.repeats, np.random.default_rng(options.seed))
         self._timed = {(t.decoder, t.contestant, t.sparsity): t for t in timed}
@@ -92,7 +92,7 @@ class Curves:
         return self._curves[key]
 
     @property
-    def timed(self) -> dict[tuple[str, Contestant, float], Timed]:
+    def timed(self) -> dict[tuple[str, Contestant, float], TimedReading]:
         """What was measured."""
         return self._timed
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuron_chunk_ros.tabletop.batches import FRAME_TOKENS, Batch, BatchMaker
+from neuron_chunk_ros.tabletop.batches import FRAME_TOKENS, BatchMaker, TrainingBatch
 from neuron_chunk_ros.tabletop.evaluation import CAMERA
 from neuron_chunk_ros.tabletop.network import answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, ask, scenes_for
@@ -30,7 +30,7 @@ _BATCH = 50
 class Sheet:
     """A batch of prompts, ready for the decoder."""
 
-    batch: Batch
+    batch: TrainingBatch
     features: torch.Tensor   # of the vision tower, [images, patches, width]
     frames: torch.Tensor     # int64 [B, L]: the frame a visual token belongs to, -1 elsewhere
     first: np.ndarray        # int64 [B]: number of each prompt's first question
@@ -129,7 +129,7 @@ class Exam:
         return weights * shares[self.kinds] / (totals > 0).sum()
 
 
-def _sheet(model, batch: Batch, visual: int, first: np.ndarray) -> Sheet:
+def _sheet(model, batch: TrainingBatch, visual: int, first: np.ndarray) -> Sheet:
     with torch.inference_mode():
         features = vision_features(model, batch.pixels.to(model.dtype))
     mine = batch.ids == visual

@@ -27,7 +27,7 @@ from neuron_chunk_ros.bench.accuracy.variants import (
     simulated,
 )
 from neuron_chunk_ros.bench.progress import Counter, Progress
-from neuron_chunk_ros.bench.scratch import Scratch, scratch
+from neuron_chunk_ros.bench.scratch import ScratchLayers, scratch
 from neuron_chunk_ros.bench.shapes import DECODERS, LAYOUTS, Input, Matrix
 from neuron_chunk_ros.bench.tabletop_model import KIND, Calibrated
 from neuron_chunk_ros.bench.timing import READERS, Readers, in_turns
@@ -43,7 +43,7 @@ SIMULATED_BLOCK = 512  # NVMe drives' logical block
 
 
 @dataclass(frozen=True)
-class Options:
+class AccuracyOptions:
     """What to measure."""
 
     folder: Path
@@ -61,7 +61,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExamOutcome:
     """What came of one way of choosing."""
 
     right: np.ndarray = field(repr=False)                     # bool [questions]
@@ -75,7 +75,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedReading:
     """One contestant's reads for a frame, at one sparsity."""
 
     decoder: str
@@ -89,12 +89,12 @@ class Timed:
 class Evaluation:
     """Answers the exam under one variant after another; remembers outcomes."""
 
-    def __init__(self, options: Options, model, exam: Exam, calibrated: Calibrated,
+    def __init__(self, options: AccuracyOptions, model, exam: Exam, calibrated: Calibrated,
                  block_size: int):
         """`block_size`: bytes that this machine's reads are multiples of."""
         self._options, self._model, self._exam = options, model, exam
         self._calibrated, self._block_size = calibrated, block_size
-        self._outcomes: dict[tuple, Outcome] = {}
+        self._outcomes: dict[tuple, ExamOutcome] = {}
 
     def keys(self) -> list[tuple[Variant, str, float]]:
         """Return all that has to be evaluated: (variant, decoder, sparsity), each once."""
@@ -105,7 +105,7 @@ class Evaluation:
             self.canonical(variant, decoder, sparsity) for variant in variants
             for decoder in options.decoders for sparsity in (*options.sparsities, 0.0)))
 
-    def outcome(self, variant: Variant, decoder: str, sparsity: float) -> Outcome:
+    def outcome(self, variant: Variant, decoder: str, sparsity: float) -> ExamOutcome:
         """Return what this way leads to, answering the exam if nobody has yet."""
         key = self.canonical(variant, decoder, sparsity)
         if key not in self._outcomes:
@@ -155,13 +155,13 @@ class Evaluation:
         orders = self._calibrated.orders
         return orders if variant.hot_cold else [None] * len(orders)
 
-    def _evaluate(self, variant: Variant, decoder: str, sparsity: float) -> Outcome:
+    def _evaluate(self, variant: Variant, decoder: str, sparsity: float) -> ExamOutcome:
         chooser = FrameSelections(
             self._select(variant, decoder or self._options.decoders[0], sparsity),
             self._orders(variant), self._options.repeats)
         with FrameMasks(self._model, self._calibrated.groups, chooser) as masks:
             right = self._exam.right(self._model, masks.enter_batch)
-        return Outcome(right, chooser.read, chooser.importance_kept)
+        return ExamOutcome(right, chooser.read, chooser.importance_kept)
 
     def _select(self, variant: Variant, decoder: str, sparsity: float) -> Select:
         policy, groups = self.policy(variant), self._calibrated.groups
@@ -203,8 +203,8 @@ def block_size(folder: Path, backend: str) -> int:
         return reader.block_size
 
 
-def measure(options: Options, evaluation: Evaluation, progress: Progress
-            ) -> tuple[list[Timed], dict]:
+def measure(options: AccuracyOptions, evaluation: Evaluation, progress: Progress
+            ) -> tuple[list[TimedReading], dict]:
     """Time every contestant's reads of the frames remembered; also return the readers' facts."""
     found, facts = [], {}
     for name in options.decoders:
@@ -225,8 +225,8 @@ def measure(options: Options, evaluation: Evaluation, progress: Progress
     return found, facts
 
 
-def _measure(options: Options, evaluation: Evaluation, decoder: str, file: Scratch,
-             readers: Readers, progress: Progress) -> list[Timed]:
+def _measure(options: AccuracyOptions, evaluation: Evaluation, decoder: str, file: ScratchLayers,
+             readers: Readers, progress: Progress) -> list[TimedReading]:
     cases = [(contestant, sparsity) for contestant in CONTESTANTS
              for sparsity in options.sparsities]
     numbers: dict[tuple, int] = {}
@@ -244,7 +244,7 @@ def _measure(options: Options, evaluation: Evaluation, decoder: str, file: Scrat
     taken = Counter(f'{DECODERS[decoder].label}: reading', len(tasks) * (options.repeats + 1),
                     progress)
     seconds, place = in_turns(tasks, options.repeats, np.random.default_rng(options.seed), taken)
-    return [Timed(decoder, contestant, sparsity, expected, seconds[number], place[number])
+    return [TimedReading(decoder, contestant, sparsity, expected, seconds[number], place[number])
             for (contestant, sparsity), expected, number in zip(cases, estimated, which,
                                                                 strict=True)]
 
@@ -267,7 +267,7 @@ def frame_seconds(evaluation: Evaluation, contestant: Contestant, decoder: str,
     return seconds
 
 
-def _task(contestant: Contestant, chosen: list[list[np.ndarray]], file: Scratch,
+def _task(contestant: Contestant, chosen: list[list[np.ndarray]], file: ScratchLayers,
           readers: Readers, layers: int) -> Callable[[int], float]:
     inputs = len(file.inputs) // len(LAYOUTS)
     first = LAYOUTS.index(contestant.layout) * inputs

@@ -10,7 +10,12 @@ import numpy as np
 
 from neuron_chunk_ros.bench import paper
 from neuron_chunk_ros.bench.accuracy.curves import Curve, Curves, Scores, summarised
-from neuron_chunk_ros.bench.accuracy.measure import Evaluation, Options, Timed, frame_seconds
+from neuron_chunk_ros.bench.accuracy.measure import (
+    AccuracyOptions,
+    Evaluation,
+    TimedReading,
+    frame_seconds,
+)
 from neuron_chunk_ros.bench.accuracy.variants import (
     BASELINE,
     CONTESTANTS,
@@ -40,7 +45,7 @@ def describe_variant(variant: Variant) -> Record:
             'falls_back': variant.policy == 'optimal' and variant.falls_back}
 
 
-def points(options: Options, evaluation: Evaluation, curves: Curves) -> list[Record]:
+def points(options: AccuracyOptions, evaluation: Evaluation, curves: Curves) -> list[Record]:
     """Return a record for every decoder, contestant and sparsity."""
     records = []
     for decoder in options.decoders:
@@ -67,7 +72,7 @@ def points(options: Options, evaluation: Evaluation, curves: Curves) -> list[Rec
     return records
 
 
-def speedups(options: Options, curves: Curves, contestants: Sequence[Contestant]
+def speedups(options: AccuracyOptions, curves: Curves, contestants: Sequence[Contestant]
              ) -> list[Record]:
     """Return mean and best speed-up at equal accuracy, over all decoders and for each."""
     records = []
@@ -83,7 +88,7 @@ def speedups(options: Options, curves: Curves, contestants: Sequence[Contestant]
     return records
 
 
-def contiguity(options: Options, evaluation: Evaluation) -> list[Record]:
+def contiguity(options: AccuracyOptions, evaluation: Evaluation) -> list[Record]:
     """Return the distribution of run lengths near 50 % sparsity, by powers of two."""
     sparsity = min(options.sparsities, key=lambda level: abs(level - 0.5))
     records = []
@@ -104,7 +109,7 @@ def contiguity(options: Options, evaluation: Evaluation) -> list[Record]:
     return records
 
 
-def single_steps(timed: Sequence[Timed]) -> tuple[np.ndarray, np.ndarray]:
+def single_steps(timed: Sequence[TimedReading]) -> tuple[np.ndarray, np.ndarray]:
     """Return (estimated, measured) seconds of every frame our reader read, in the order taken."""
     # Those that share a measurement count once.
     ours = {one.place[0]: one for one in timed if one.contestant.reader == 'ours'}.values()
@@ -113,7 +118,7 @@ def single_steps(timed: Sequence[Timed]) -> tuple[np.ndarray, np.ndarray]:
             np.concatenate([one.seconds for one in ours])[order])
 
 
-def estimates(options: Options, timed: Sequence[Timed]) -> list[Record]:
+def estimates(options: AccuracyOptions, timed: Sequence[TimedReading]) -> list[Record]:
     """Return how well the profile foretold every frame, all and by decoder."""
     parts = {decoder: single_steps([t for t in timed if t.decoder == decoder])
              for decoder in options.decoders}
@@ -122,7 +127,7 @@ def estimates(options: Options, timed: Sequence[Timed]) -> list[Record]:
             for decoder, part in {'all': every, **parts}.items()]
 
 
-def simulate(options: Options, evaluation: Evaluation, scores: Scores
+def simulate(options: AccuracyOptions, evaluation: Evaluation, scores: Scores
              ) -> tuple[list[Record], list[Record]]:
     """Return the simulated devices' points, and their means and bests beside the paper's."""
     every, summary = [], []
@@ -158,7 +163,7 @@ def simulate(options: Options, evaluation: Evaluation, scores: Scores
     return every, summary
 
 
-def _simulated_curve(options: Options, evaluation: Evaluation, scores: Scores, device: str,
+def _simulated_curve(options: AccuracyOptions, evaluation: Evaluation, scores: Scores, device: str,
                      contestant: Contestant, decoder: str) -> Curve:
     values = np.array([
         frame_seconds(evaluation, contestant, decoder,

@@ -13,7 +13,7 @@ from neuron_chunk_ros.bench.accuracy import figures as accuracy_figures
 from neuron_chunk_ros.bench.accuracy import records as accuracy_records
 from neuron_chunk_ros.bench.accuracy.curves import Curves, Scores
 from neuron_chunk_ros.bench.accuracy.exam import Exam
-from neuron_chunk_ros.bench.accuracy.measure import Evaluation, Options, Timed
+from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, TimedReading
 from neuron_chunk_ros.bench.accuracy.variants import (
     ABLATION,
     BASELINE,
@@ -35,8 +35,8 @@ _SHOWN = (DENSE_OURS, BASELINE, Contestant(TOPK, 'paper'),
           Contestant(Variant('optimal', hot_cold=True), 'ours'), OURS)
 
 
-def report(options: Options, evaluation: Evaluation, exam: Exam, timed: Sequence[Timed],
-           facts: Record) -> Report:
+def report(options: AccuracyOptions, evaluation: Evaluation, exam: Exam,
+           timed: Sequence[TimedReading], facts: Record) -> Report:
     """Compare everything with everything that was asked for."""
     scores = Scores(evaluation, exam, options.seed)
     curves = Curves(options, timed, scores)
@@ -73,7 +73,7 @@ def report(options: Options, evaluation: Evaluation, exam: Exam, timed: Sequence
     return made
 
 
-def _goals(options: Options, curves: Curves, records: dict) -> list[Record]:
+def _goals(options: AccuracyOptions, curves: Curves, records: dict) -> list[Record]:
     mean, best, _ = curves.summary(options.decoders, OURS)
     found = [goals.goal('ours against the baseline at equal accuracy: mean', mean, at_least=4,
                         unit='x'),

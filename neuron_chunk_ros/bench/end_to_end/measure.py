@@ -29,7 +29,7 @@ _NEEDED = 5  # times a decoder's bytes: checkpoint, bundle, GGUF files, what is 
 
 
 @dataclass(frozen=True)
-class Options:
+class EndToEndOptions:
     """What to measure."""
 
     folder: Path
@@ -42,7 +42,7 @@ class Options:
 
 
 @dataclass
-class Measured:
+class Process:
     """What one process told."""
 
     decoder: str
@@ -59,11 +59,11 @@ class Found:
     weights: dict[str, int]                    # bytes, by decoder
     passes: dict[str, list[float]]             # seconds of one pass of the decoder's, by decoder
     pass_bytes: dict[str, int]
-    processes: list[Measured]
+    processes: list[Process]
     enforced: bool
 
 
-def measure(options: Options, progress: Progress) -> Found:
+def measure(options: EndToEndOptions, progress: Progress) -> Found:
     """Measure. Raises BenchError where there is no room or a contestant isn't known."""
     unknown = [name for name in options.contestants if name not in CONTESTANTS]
     if unknown:
@@ -85,7 +85,7 @@ def measure(options: Options, progress: Progress) -> Found:
                             'ceiling': int(share * weights), 'repeats': options.repeats,
                             'seconds': options.seconds,
                             'threads': len(os.sched_getaffinity(0))}
-                    process = Measured(name, int(share * weights), who)
+                    process = Process(name, int(share * weights), who)
                     _run(job, process, 3 * options.seconds)
                     found.processes.append(process)
                 found.passes[name] += [one_pass(model.bundle) for _ in range(3)]
@@ -123,7 +123,8 @@ def _made(folder: Path, name: str, gguf: bool, progress: Progress) -> Iterator[m
         yield models.make(name, Path(place), gguf, progress)
 
 
-def _jobs(options: Options, model: models.Model, llama: bool) -> Iterator[tuple[float, str, dict]]:
+def _jobs(options: EndToEndOptions, model: models.Model,
+          llama: bool) -> Iterator[tuple[float, str, dict]]:
     for share in options.ceilings:
         for who in options.contestants:
             checkpoint = {'who': 'transformers', 'checkpoint': str(model.checkpoint)}
@@ -143,7 +144,7 @@ def _jobs(options: Options, model: models.Model, llama: bool) -> Iterator[tuple[
                     yield share, label, {'who': 'llama_cpp', 'gguf': str(path), 'label': label}
 
 
-def _run(job: dict, process: Measured, timeout: float) -> None:
+def _run(job: dict, process: Process, timeout: float) -> None:
     command = [sys.executable, '-m', 'neuron_chunk_ros.bench.end_to_end.contestants',
                json.dumps(job)]
     with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neuron_chunk_ros.bench.end_to_end.measure import Found, Measured, Options
+from neuron_chunk_ros.bench.end_to_end.measure import EndToEndOptions, Found, Process
 from neuron_chunk_ros.bench.goals import goal
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 
 _S, _MB, _TIMES = '{:.3f}', '{:,.0f}', '{:.2f}'
 
 
-def report(options: Options, found: Found, facts: Record) -> Report:
+def report(options: EndToEndOptions, found: Found, facts: Record) -> Report:
     """Lay out a run."""
     records = [record for process in found.processes for record in _records(process, found)]
     passes = [{'decoder': name, 'mb': found.pass_bytes[name] / 1e6,
@@ -36,7 +36,7 @@ def _median(found: Sequence[Record], key: str) -> float:
     return float(np.median([one[key] for one in found])) if found else float('nan')
 
 
-def _records(process: Measured, found: Found) -> list[Record]:
+def _records(process: Process, found: Found) -> list[Record]:
     told = [one for one in process.told if not one['warm_up']]
     memory = next((one for one in process.told if one['what'] == 'memory'), {})
     peak = next((one['over_base'] for one in process.told if one['what'] == 'peak'), None)

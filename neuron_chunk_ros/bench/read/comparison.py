@@ -10,7 +10,7 @@ import numpy as np
 
 from neuron_chunk_ros.bench.contestants import BASELINE, Contender
 from neuron_chunk_ros.bench.importance import HOT_COLD
-from neuron_chunk_ros.bench.read.measure import Timed
+from neuron_chunk_ros.bench.read.measure import TimedReads
 from neuron_chunk_ros.bench.statistics import Interval, interval, median_replicas, resampled
 
 # What the baseline is: top-k through the paper's reader, from the same storage; or, as in the
@@ -22,10 +22,10 @@ BASES = (ALIKE, PAPERS)
 class Comparison:
     """Ratios of medians among timed steps, with their bootstrap replicas."""
 
-    def __init__(self, timed: dict[str, list[Timed]], repeats: int, seed: int):
+    def __init__(self, timed: dict[str, list[TimedReads]], repeats: int, seed: int):
         """Take the bootstrap samples; the same repeats are drawn for every step."""
         draws = resampled(repeats, np.random.default_rng(seed))
-        self._steps: dict[tuple, tuple[Timed, float, np.ndarray]] = {}
+        self._steps: dict[tuple, tuple[TimedReads, float, np.ndarray]] = {}
         for each in timed.values():
             for one in each:
                 step = one.step
@@ -33,7 +33,7 @@ class Comparison:
                 self._steps[key] = (one, float(np.median(one.seconds)),
                                     median_replicas(one.seconds, draws))
 
-    def all(self) -> Iterable[tuple[tuple, Timed]]:
+    def all(self) -> Iterable[tuple[tuple, TimedReads]]:
         """Yield (key, timed): (decoder, layout, source, sparsity, contender)."""
         for key, (one, _, _) in self._steps.items():
             yield key, one

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from neuron_chunk_ros.bench import tabletop_model
-from neuron_chunk_ros.bench.contestants import BASELINE, CONTENDERS, PAGES, Chooser
+from neuron_chunk_ros.bench.contestants import BASELINE, CONTENDERS, PAGES, EqualImportance
 from neuron_chunk_ros.bench.importance import (
     HOT_COLD,
     SOURCES,
@@ -22,8 +22,8 @@ from neuron_chunk_ros.bench.importance import (
     Source,
 )
 from neuron_chunk_ros.bench.progress import Counter, Progress
-from neuron_chunk_ros.bench.read.steps import Step, plan
-from neuron_chunk_ros.bench.scratch import Scratch, scratch
+from neuron_chunk_ros.bench.read.steps import ReadStep, plan
+from neuron_chunk_ros.bench.scratch import ScratchLayers, scratch
 from neuron_chunk_ros.bench.shapes import DECODERS, LAYOUTS, Decoder
 from neuron_chunk_ros.bench.timing import Readers, in_turns
 from neuron_chunk_ros.storage.profile import Profile
@@ -35,7 +35,7 @@ _ORDER_DRAWS = 8          # draws before this one are measured with, later ones 
 
 
 @dataclass(frozen=True)
-class Options:
+class ReadOptions:
     """What to measure."""
 
     folder: Path
@@ -56,10 +56,10 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedReads:
     """A step and how long it took."""
 
-    step: Step
+    step: ReadStep
     seconds: np.ndarray = field(repr=False)  # float64 [repeats]
     place: np.ndarray = field(repr=False)    # int64 [repeats], its turn among all of the decoder's
 
@@ -68,8 +68,9 @@ class Timed:
 class Measured:
     """What was measured, by decoder."""
 
-    steps: dict[str, list[Timed]] = field(default_factory=dict)
-    pages: dict[str, list[Timed]] = field(default_factory=dict)  # the same reads, other memory
+    steps: dict[str, list[TimedReads]] = field(default_factory=dict)
+    # the same reads, other memory
+    pages: dict[str, list[TimedReads]] = field(default_factory=dict)
     pages_in_a_row: dict[str, dict[str, float]] = field(default_factory=dict)  # by reader
     facts: dict = field(default_factory=dict)                    # of the readers
 
@@ -86,7 +87,7 @@ def draw_sources(names: Sequence[str], frames: int, seed: int, progress: Progres
     return [by_name[name] for name in names]
 
 
-def measure(options: Options, drawn: Sequence[Source], progress: Progress) -> Measured:
+def measure(options: ReadOptions, drawn: Sequence[Source], progress: Progress) -> Measured:
     """Time the steps of all decoders, one decoder after another.
 
     :raises BenchError, ProfileError, ReadError: where the folder can't be written to or read.
@@ -103,7 +104,7 @@ def measure(options: Options, drawn: Sequence[Source], progress: Progress) -> Me
         with scratch(options.folder, inputs, layers, written) as file, Readers(
                 file.path, inputs, options.backend, other_pages=True) as readers:
             found.facts = readers.facts
-            chooser = Chooser(options.profile, readers.facts['block_size'])
+            chooser = EqualImportance(options.profile, readers.facts['block_size'])
             progress(f'{decoder.label}: choosing', 0, 0)
             steps = _steps(options, decoder, drawn, chooser)
             middle = min(options.sparsities, key=lambda level: abs(level - 0.5))
@@ -115,8 +116,8 @@ def measure(options: Options, drawn: Sequence[Source], progress: Progress) -> Me
     return found
 
 
-def _steps(options: Options, decoder: Decoder, drawn: Sequence[Source], chooser: Chooser
-           ) -> list[Step]:
+def _steps(options: ReadOptions, decoder: Decoder, drawn: Sequence[Source],
+           chooser: EqualImportance) -> list[ReadStep]:
     """Return all steps of a decoder that are compared."""
     as_they_come = [source for source in drawn if HOT_COLD not in source.name]
     return [*plan(decoder, 'bundled', drawn, options.sparsities, CONTENDERS, chooser),
@@ -126,8 +127,8 @@ def _steps(options: Options, decoder: Decoder, drawn: Sequence[Source], chooser:
                   chooser)]
 
 
-def _time(options: Options, decoder: Decoder, steps: list[Step], file: Scratch,
-          readers: Readers, progress: Progress) -> list[Timed]:
+def _time(options: ReadOptions, decoder: Decoder, steps: list[ReadStep], file: ScratchLayers,
+          readers: Readers, progress: Progress) -> list[TimedReads]:
     # Who would read the very same bytes the same way shares a measurement: a policy that falls
     # back to reading everything is dense.
     numbers: dict[tuple, int] = {}
@@ -136,11 +137,11 @@ def _time(options: Options, decoder: Decoder, steps: list[Step], file: Scratch,
     taken = Counter(f'{decoder.label}: reading', len(first) * (options.repeats + 1), progress)
     seconds, place = in_turns([_task(step, file, readers) for step in first], options.repeats,
                               np.random.default_rng(options.seed), taken)
-    return [Timed(step, seconds[number], place[number])
+    return [TimedReads(step, seconds[number], place[number])
             for step, number in zip(steps, which, strict=True)]
 
 
-def _task(step: Step, file: Scratch, readers: Readers) -> Callable[[int], float]:
+def _task(step: ReadStep, file: ScratchLayers, readers: Readers) -> Callable[[int], float]:
     start = LAYOUTS.index(step.layout) * len(step.chosen)
 
     def read(repeat: int) -> float:
@@ -151,11 +152,11 @@ def _task(step: Step, file: Scratch, readers: Readers) -> Callable[[int], float]
     return read
 
 
-def simulate(options: Options, drawn: Sequence[Source]) -> dict[str, list[Step]]:
+def simulate(options: ReadOptions, drawn: Sequence[Source]) -> dict[str, list[ReadStep]]:
     """Return by device the steps as chosen and estimated under its simulated latency table."""
     found = {}
     for device in DEVICES:
-        chooser = Chooser(Profile.simulated(device), SIMULATED_BLOCK)
+        chooser = EqualImportance(Profile.simulated(device), SIMULATED_BLOCK)
         ours = [contender for contender in CONTENDERS if contender.reader == 'ours']
         found[device] = [step for name in options.decoders for layout in LAYOUTS
                          for step in plan(DECODERS[name], layout, drawn, options.sparsities,

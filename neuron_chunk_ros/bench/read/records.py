@@ -19,14 +19,14 @@ from neuron_chunk_ros.bench.read.comparison import (
     baseline_of,
     pairs,
 )
-from neuron_chunk_ros.bench.read.measure import Measured, Timed
-from neuron_chunk_ros.bench.read.steps import Step
+from neuron_chunk_ros.bench.read.measure import Measured, TimedReads
+from neuron_chunk_ros.bench.read.steps import ReadStep
 from neuron_chunk_ros.bench.report import Record
 from neuron_chunk_ros.bench.shapes import DECODERS
 from neuron_chunk_ros.bench.statistics import Interval, foretelling, interval
 
 
-def step(comparison: Comparison, key: tuple, one: Timed) -> Record:
+def step(comparison: Comparison, key: tuple, one: TimedReads) -> Record:
     """Return a timed step's record."""
     step, median = one.step, comparison.median(key)
     record = {
@@ -94,7 +94,7 @@ def pages(measured: Measured) -> list[Record]:
     return records
 
 
-def simulated_steps(simulated: dict[str, list[Step]]) -> list[Record]:
+def simulated_steps(simulated: dict[str, list[ReadStep]]) -> list[Record]:
     """Return the simulated steps' records, by device."""
     records = []
     for device, steps in simulated.items():
@@ -140,7 +140,7 @@ def simulated_speedups(records: list[Record]) -> list[Record]:
     return found
 
 
-def single_steps(steps: list[Timed]) -> tuple[np.ndarray, np.ndarray]:
+def single_steps(steps: list[TimedReads]) -> tuple[np.ndarray, np.ndarray]:
     """Return (estimated, measured) seconds of every step of our reader, in the order taken."""
     # Those that share a measurement count once.
     ours = {one.step.key: one for one in steps if one.step.contender.reader == 'ours'}.values()
@@ -149,7 +149,7 @@ def single_steps(steps: list[Timed]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(estimated)[order], np.concatenate([o.seconds for o in ours])[order]
 
 
-def estimates(timed: dict[str, list[Timed]]) -> list[Record]:
+def estimates(timed: dict[str, list[TimedReads]]) -> list[Record]:
     """Return how well the profile foretold every single step, all and by decoder."""
     parts = {decoder: single_steps(steps) for decoder, steps in timed.items()}
     every = [np.concatenate(column) for column in zip(*parts.values(), strict=True)]

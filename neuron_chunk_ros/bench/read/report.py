@@ -11,8 +11,8 @@ from neuron_chunk_ros.bench.contestants import CONTENDERS, DENSE, GREEDY, OURS, 
 from neuron_chunk_ros.bench.read import figures as read_figures
 from neuron_chunk_ros.bench.read import records as read_records
 from neuron_chunk_ros.bench.read.comparison import ALIKE, PAPERS, Comparison, pairs
-from neuron_chunk_ros.bench.read.measure import Measured, Options
-from neuron_chunk_ros.bench.read.steps import Step
+from neuron_chunk_ros.bench.read.measure import Measured, ReadOptions
+from neuron_chunk_ros.bench.read.steps import ReadStep
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 from neuron_chunk_ros.bench.statistics import interval, running_correction
 
@@ -20,7 +20,7 @@ _MS = '{:.2f}'
 _TIMES = '{:.2f}x'
 
 
-def report(options: Options, measured: Measured, simulated: dict[str, list[Step]],
+def report(options: ReadOptions, measured: Measured, simulated: dict[str, list[ReadStep]],
            facts: Record) -> Report:
     """Compare everything with everything that was asked for."""
     timed = measured.steps
@@ -94,7 +94,7 @@ def _goals(comparison: Comparison, records: dict) -> list[Record]:
     return found
 
 
-def _tables(records: dict, summary: list[Record], options: Options) -> list[Table]:
+def _tables(records: dict, summary: list[Record], options: ReadOptions) -> list[Table]:
     speedup = (Column('policy', 'policy'), Column('reader', 'reader'))
     tables = [Table(
         "Time against top-k through the paper's reader, at equal importance kept: mean over "

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuron_chunk_ros.bench.contestants import Chooser, Contender
+from neuron_chunk_ros.bench.contestants import Contender, EqualImportance
 from neuron_chunk_ros.bench.importance import Source
 from neuron_chunk_ros.bench.shapes import Decoder
 from neuron_chunk_ros.chunking import runs
 
 
 @dataclass(frozen=True)
-class Step:
+class ReadStep:
     """One contender's choice for all inputs of a layer."""
 
     decoder: str
@@ -42,7 +42,7 @@ class Step:
 
 
 def plan(decoder: Decoder, layout: str, drawn: Sequence[Source], sparsities: Sequence[float],
-         contenders: Sequence[Contender], chooser: Chooser) -> Iterator[Step]:
+         contenders: Sequence[Contender], chooser: EqualImportance) -> Iterator[ReadStep]:
     """Yield the step of every contender at every source and sparsity.
 
     At one source and sparsity all keep the same importance of every input, dense apart.
@@ -63,7 +63,7 @@ def plan(decoder: Decoder, layout: str, drawn: Sequence[Source], sparsities: Seq
 
 
 def _step(decoder: Decoder, layout: str, source: Source, sparsity: float, contender: Contender,
-          chosen: tuple, values: Sequence[np.ndarray], chooser: Chooser) -> Step:
+          chosen: tuple, values: Sequence[np.ndarray], chooser: EqualImportance) -> ReadStep:
     inputs = decoder.layer(layout)
     kept, read, estimated = [], 0, 0.0
     for part, value, found in zip(inputs, values, chosen, strict=True):
@@ -73,6 +73,6 @@ def _step(decoder: Decoder, layout: str, source: Source, sparsity: float, conten
         read += sum(runs.count(one) * matrix.row_bytes
                     for matrix, one in zip(part.matrices, found, strict=True))
         estimated += chooser.seconds(part, list(found))
-    return Step(decoder.name, layout, source.name, sparsity, contender, float(np.mean(kept)),
+    return ReadStep(decoder.name, layout, source.name, sparsity, contender, float(np.mean(kept)),
                 read / decoder.layer_bytes, sum(len(one) for found in chosen for one in found),
                 estimated, chosen)

@@ -30,7 +30,7 @@ WAYS = (('topk', 'rows'), ('greedy', 'rows'), ('optimal', 'rows'), ('optimal', '
 
 
 @dataclass(frozen=True)
-class Options:
+class SelectOptions:
     """What to measure."""
 
     profile: Profile
@@ -53,7 +53,7 @@ class Selected:
     seconds: np.ndarray = field(repr=False)    # float64 [calls]
 
 
-def measure(options: Options, source: Source, progress: Progress) -> list[Selected]:
+def measure(options: SelectOptions, source: Source, progress: Progress) -> list[Selected]:
     """Time every policy on every matrix, on one core."""
     cases, tasks = [], []
     for name in options.decoders:

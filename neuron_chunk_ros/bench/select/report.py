@@ -11,7 +11,7 @@ import numpy as np
 from neuron_chunk_ros.bench import goals
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 from neuron_chunk_ros.bench.select import figures as select_figures
-from neuron_chunk_ros.bench.select.measure import WAYS, Options, Selected
+from neuron_chunk_ros.bench.select.measure import WAYS, Selected, SelectOptions
 from neuron_chunk_ros.bench.shapes import DECODERS
 from neuron_chunk_ros.bench.statistics import interval, median_interval, median_replicas, resampled
 
@@ -21,7 +21,7 @@ _LARGE = (18944, 3584)
 _LARGE_GOALS = {'greedy': 2.0, 'optimal': 0.5}  # ms
 
 
-def report(options: Options, found: Sequence[Selected], facts: Record) -> Report:
+def report(options: SelectOptions, found: Sequence[Selected], facts: Record) -> Report:
     """Hold each selection's time against the reading that it plans."""
     draws = resampled(options.calls, np.random.default_rng(options.seed))
     records = {'matrices': [_matrix(one, draws) for one in found],
@@ -53,7 +53,7 @@ def _matrix(one: Selected, draws: np.ndarray) -> Record:
             'share': median.value / one.planned}
 
 
-def _layers(options: Options, found: Sequence[Selected], draws: np.ndarray) -> list[Record]:
+def _layers(options: SelectOptions, found: Sequence[Selected], draws: np.ndarray) -> list[Record]:
     records = []
     for decoder in options.decoders:
         for policy, budget in WAYS:

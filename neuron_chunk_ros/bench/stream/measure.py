@@ -40,7 +40,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Options:
+class StreamOptions:
     """What to measure."""
 
     bundle: Path
@@ -99,7 +99,7 @@ class Measured:
     facts: dict
 
 
-def measure(options: Options, progress: Progress) -> Measured:
+def measure(options: StreamOptions, progress: Progress) -> Measured:
     """Ask and append in turns: each repeat has every way and mode once, in another order.
 
     :raises BenchError: for what can't be asked of a policy, or frames that don't fit.
@@ -123,7 +123,7 @@ def measure(options: Options, progress: Progress) -> Measured:
 class _Turns:
     """What takes turns; keeps what was found, but for warming up."""
 
-    def __init__(self, options: Options, session):
+    def __init__(self, options: StreamOptions, session):
         rng = np.random.default_rng(options.seed)
         self._options, self._session = options, session
         self._window = max(options.frames)

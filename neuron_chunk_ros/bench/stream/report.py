@@ -11,14 +11,21 @@ import numpy as np
 from neuron_chunk_ros.bench import goals
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 from neuron_chunk_ros.bench.statistics import median_interval, ratio_interval, resampled
-from neuron_chunk_ros.bench.stream.measure import MODES, Appended, Asked, Measured, Options, Way
+from neuron_chunk_ros.bench.stream.measure import (
+    MODES,
+    Appended,
+    Asked,
+    Measured,
+    StreamOptions,
+    Way,
+)
 
 _MS = '{:.0f}'
 _MB = '{:.1f}'
 _TIMES = '{:.2f}x'
 
 
-def report(options: Options, measured: Measured, facts: Record) -> Report:
+def report(options: StreamOptions, measured: Measured, facts: Record) -> Report:
     """Hold questions about a stream against the same with the frames in hand."""
     draws = resampled(options.repeats, np.random.default_rng(options.seed))
     ways, window = options.ways(), max(options.frames)
@@ -138,7 +145,8 @@ def _total(way: Way, frames: int, stream: Sequence[Asked], snapshot: Sequence[As
         ('times', 'times_low', 'times_high', 'frames_a_question'))
 
 
-def _tables(options: Options, facts: Record, records: dict[str, list[Record]]) -> list[Table]:
+def _tables(options: StreamOptions, facts: Record,
+            records: dict[str, list[Record]]) -> list[Table]:
     what = {**facts, 'direct': 'yes' if facts['direct_io'] else 'no',
             'source': facts['profile']['source'], 'repeats': options.repeats}
     case = (Column('policy', 'way'), Column('frames in view', 'frames'))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded data: a rosbag2 through the real node, its answers in a new bag and on a page."""
 
-from neuron_chunk_ros.programs.playback.options import Options, PlayError, Question
+from neuron_chunk_ros.programs.playback.options import PlannedQuestion, PlaybackOptions, PlayError
 from neuron_chunk_ros.programs.playback.run import play
 
-__all__ = ['Options', 'PlayError', 'Question', 'play']
+__all__ = ['PlaybackOptions', 'PlayError', 'PlannedQuestion', 'play']

@@ -19,7 +19,7 @@ class PlayError(NeuronChunkError):
 
 
 @dataclass(frozen=True)
-class Question:
+class PlannedQuestion:
     """Asked once, when playback is at this time [s from the bag's beginning]."""
 
     at: float
@@ -27,7 +27,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Options:
+class PlaybackOptions:
     """One playback.
 
     :param topics: image topics, or (camera name, topic) pairs; none: the bag's only one.
@@ -47,7 +47,7 @@ class Options:
     duration: float | None = None
     standing: tuple[str, ...] = ()
     standing_rate: float = 0.0
-    questions: tuple[Question, ...] = ()
+    questions: tuple[PlannedQuestion, ...] = ()
     live: bool = False
     node: str = 'vlm'
     parameters: tuple[str, ...] = ()

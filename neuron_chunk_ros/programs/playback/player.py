@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from neuron_chunk_ros.programs.playback.clock import BagClock
 from neuron_chunk_ros.programs.playback.link import Link
-from neuron_chunk_ros.programs.playback.options import Question
+from neuron_chunk_ros.programs.playback.options import PlannedQuestion
 from neuron_chunk_ros.programs.playback.recording import Frame
 
 # How often to look whether the node lives and answers have come [s].
@@ -23,7 +23,7 @@ _SILENCE = 1.0
 
 @dataclass
 class _Asked:
-    question: Question
+    question: PlannedQuestion
     future: object
 
 
@@ -36,7 +36,8 @@ class Player:
     """
 
     def __init__(self, link: Link, clock: BagClock, alive: Callable[[], None], origin: int,
-                 questions: tuple[Question, ...], standing: bool, say: Callable[[str], None]):
+                 questions: tuple[PlannedQuestion, ...], standing: bool,
+                 say: Callable[[str], None]):
         self._link = link
         self._clock = clock
         self._alive = alive
@@ -49,7 +50,7 @@ class Player:
         self._asked: list[_Asked] = []
         self._began = 0.0
         self.played: list[tuple[str, int, int]] = []  # topic, bag time, stamp [ns]
-        self.refused: list[tuple[Question, str]] = []
+        self.refused: list[tuple[PlannedQuestion, str]] = []
         self.behind = 0.0
 
     def play(self, frames: Iterator[Frame]) -> None:
@@ -82,7 +83,7 @@ class Player:
         self.refused += [(asked.question, f'no answer within {longest:g} s of the last frame')
                          for asked in self._asked]
 
-    def _time(self, question: Question) -> int:
+    def _time(self, question: PlannedQuestion) -> int:
         return self._origin + round(question.at * 1e9)
 
     def _wait(self, bag_time: int) -> None:

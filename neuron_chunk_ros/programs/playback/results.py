@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from neuron_chunk_ros.programs.playback.options import Options, Question
+from neuron_chunk_ros.programs.playback.options import PlannedQuestion, PlaybackOptions
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Results:
     :param ending: what ended it before its time: an exception, or None.
     """
 
-    options: Options
+    options: PlaybackOptions
     storage: str
     start: int
     played: list[tuple[str, int, int]]
     heard: dict[str, list]
     topics: dict[str, str]
-    refused: list[tuple[Question, str]] = field(default_factory=list)
+    refused: list[tuple[PlannedQuestion, str]] = field(default_factory=list)
     behind: float = 0.0
     unreadable: int = 0
     ending: BaseException | None = None

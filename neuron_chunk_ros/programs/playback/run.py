@@ -14,7 +14,7 @@ from neuron_chunk_ros.programs.child_process import ChildProcess
 from neuron_chunk_ros.programs.playback import cameras as camera_choice
 from neuron_chunk_ros.programs.playback.cameras import Camera
 from neuron_chunk_ros.programs.playback.clock import BagClock
-from neuron_chunk_ros.programs.playback.options import Options, PlayError
+from neuron_chunk_ros.programs.playback.options import PlaybackOptions, PlayError
 from neuron_chunk_ros.programs.playback.player import Player
 from neuron_chunk_ros.programs.playback.recording import COMPRESSED, Recording
 from neuron_chunk_ros.programs.playback.results import Results
@@ -26,7 +26,7 @@ _LIVE_TIMEOUT = 15.0
 _TAIL_LINES = 20
 
 
-def play(options: Options, say: Callable[[str], None]) -> Results:
+def play(options: PlaybackOptions, say: Callable[[str], None]) -> Results:
     """Play a bag through a node, write what came of it, and return that.
 
     Interrupted, or when node or bag fail on the way, it writes what there is; `ending` tells.
@@ -46,7 +46,7 @@ def play(options: Options, say: Callable[[str], None]) -> Results:
     return results
 
 
-def _span(recording: Recording, options: Options) -> tuple[int, int]:
+def _span(recording: Recording, options: PlaybackOptions) -> tuple[int, int]:
     """Return the times to play from and to [ns]; refuse a span without anything in it."""
     length = (recording.end - recording.start) / 1e9
     if options.start >= length:
@@ -63,8 +63,8 @@ def _span(recording: Recording, options: Options) -> tuple[int, int]:
     return start, stop
 
 
-def _run(options: Options, recording: Recording, chosen: list[Camera], start: int, stop: int,
-         stack: ExitStack, say) -> Results:
+def _run(options: PlaybackOptions, recording: Recording, chosen: list[Camera], start: int,
+         stop: int, stack: ExitStack, say) -> Results:
     topics = [camera.topic for camera in chosen]
     frames = recording.frames(topics, start, stop)
     first = next(frames, None)
@@ -115,7 +115,7 @@ def _chain(first, rest):
     yield from rest
 
 
-def _node_arguments(options: Options, chosen: list[Camera]) -> list[str]:
+def _node_arguments(options: PlaybackOptions, chosen: list[Camera]) -> list[str]:
     """Return what comes after --ros-args for the node to be started."""
     parameters = list(options.parameters)
     arguments = []
