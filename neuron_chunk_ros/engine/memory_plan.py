@@ -67,7 +67,7 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     """
     piece, room = piece_size(bundle, slack, piece_bytes)
     plan = MemoryPlan(
-        resident=sum(_held(entry, config, bundle.dtype, dtype)
+        resident=sum(_held(entry, bundle.dtype, dtype)
                      for entry in bundle.resident_tensors.values()),
         buffers=BUFFERS * _huge(piece + room),
         kv_cache=kv_bytes(config.text_config, context, dtype),
@@ -104,8 +104,7 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     hidden = config.text_config.hidden_size
     decoder = tokens * (dtype.itemsize * (columns + 3 * rows + 6 * hidden) + 4 * 4 * hidden)
     # a CPU's product packs the weights it is given, or has them widened in tiles
-    packed = (max(group.nbytes for group in groups) if dtype == torch.bfloat16
-              else 2 * TILE_BYTES * len({group.columns for group in groups}))
+    packed = max(group.nbytes for group in groups) if dtype == torch.bfloat16 else TILE_BYTES
     vision = config.vision_config
     width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
     patch = getattr(vision, 'patch_size', 14)
@@ -115,9 +114,9 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     return max(decoder + min(packed, 64 * MIB), tower) + words + _ALLOCATOR
 
 
-def _held(entry: TensorEntry, config, stored: str, compute: torch.dtype) -> int:
+def _held(entry: TensorEntry, stored: str, compute: torch.dtype) -> int:
     """Return what a resident tensor takes in memory."""
-    return math.prod(entry.shape) * resident_dtype(entry, config, stored, compute).itemsize
+    return math.prod(entry.shape) * resident_dtype(entry, stored, compute).itemsize
 
 
 def _huge(nbytes: int) -> int:

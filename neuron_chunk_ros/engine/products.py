@@ -126,10 +126,12 @@ class Scratch:
 
     def tile(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """Return [rows, columns], for widened rows; not the memory of any sum."""
-        return self._get(rows, columns, dtype, torch.device('cpu'), 'tile')
+        flat = self._get(1, max(rows * columns, TILE_BYTES // dtype.itemsize), dtype,
+                         torch.device('cpu'))
+        return flat[0, :rows * columns].view(rows, columns)
 
-    def _get(self, tokens: int, columns: int, dtype, device, what: str = 'sum') -> torch.Tensor:
-        key = what, columns, dtype, device
+    def _get(self, tokens: int, columns: int, dtype, device) -> torch.Tensor:
+        key = columns, dtype, device
         kept = self._kept.get(key)
         if kept is None or len(kept) < tokens:
             kept = self._kept[key] = torch.empty(tokens, columns, dtype=dtype, device=device)

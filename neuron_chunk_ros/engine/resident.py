@@ -47,9 +47,9 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     except (AttributeError, ValueError) as error:
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({error})'
                           ) from error
-    _load(model, bundle, config, dtype, on_progress or (lambda share: None))
+    _load(model, bundle, dtype, on_progress or (lambda share: None))
     model.tie_weights()
-    _widen_words(model, dtype)
+    _widen(model, dtype)
     empty = [name for name, p in model.named_parameters() if p.is_meta]
     if empty:
         raise BundleError(f'{bundle.resident_file}: tensor {empty[0]} is missing')
@@ -57,27 +57,25 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     return model, groups
 
 
-def resident_dtype(entry: TensorEntry, config, stored: str, compute: torch.dtype) -> torch.dtype:
+def resident_dtype(entry: TensorEntry, stored: str, compute: torch.dtype) -> torch.dtype:
     """Return the dtype in which a resident tensor is kept.
 
-    What is multiplied is kept in the dtype that is computed in; the tables of all words, which are
-    larger than all else, in the narrower one.
+    Matrices, which are nearly all of it, in the narrower of the stored and the computing dtype;
+    the rest (norms, biases, convolutions) in the one that is computed in.
     """
     dtype = TORCH_TYPES[entry.dtype]
     if not dtype.is_floating_point:
         return dtype
-    text = config.text_config
-    words = tuple(entry.shape) == (text.vocab_size, text.hidden_size)
-    return held_dtype(stored, compute) if words else compute
+    return held_dtype(stored, compute) if len(entry.shape) == 2 else compute
 
 
-class _WordScores(torch.nn.Linear):
-    """An LM head kept narrower than what is computed in: widened a tile at a time."""
+class _NarrowLinear(torch.nn.Linear):
+    """A linear layer kept narrower than what is computed in: widened a tile at a time."""
 
-    _TILE = 512  # words
+    _TILE = 512  # outputs
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the scores, [tokens, words], in the inputs' dtype."""
+        """Return inputs @ W + bias, in the inputs' dtype."""
         out = inputs.new_empty(*inputs.shape[:-1], self.out_features)
         for at in range(0, self.out_features, self._TILE):
             out[..., at:at + self._TILE] = inputs @ self.weight[at:at + self._TILE].to(
@@ -85,16 +83,25 @@ class _WordScores(torch.nn.Linear):
         return out if self.bias is None else out + self.bias
 
 
-def _widen_words(model, dtype: torch.dtype) -> None:
-    """Let the embedding table and the LM head work with `dtype`, however they are kept."""
-    words = model.get_input_embeddings()
-    if words.weight.dtype != dtype:
-        words.register_forward_hook(lambda module, args, out: out.to(dtype))
-    if model.lm_head.weight.dtype != dtype:
-        model.lm_head.__class__ = _WordScores
+def _widen(model, dtype: torch.dtype) -> None:
+    """Let matrices that are kept narrower than `dtype` work with it."""
+    for module in model.modules():
+        weight = getattr(module, 'weight', None)
+        if not isinstance(weight, torch.Tensor) or weight.dtype == dtype:
+            continue
+        if type(module) is torch.nn.Linear:
+            module.__class__ = _NarrowLinear
+        elif isinstance(module, torch.nn.Embedding):
+            module.register_forward_hook(lambda module, args, out: out.to(dtype))
+    # Matrices that are used in any other way.
+    for module in model.modules():
+        if not isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+            for parameter in module.parameters(recurse=False):
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
 
 
-def _load(model, bundle: Bundle, config, dtype: torch.dtype, on_progress: Callable) -> None:
+def _load(model, bundle: Bundle, dtype: torch.dtype, on_progress: Callable) -> None:
     """Read the resident tensors into memory of their own, one at a time.
 
     Not by memory map: mapped weights leave memory under pressure and come back from flash at
@@ -115,7 +122,7 @@ def _load(model, bundle: Bundle, config, dtype: torch.dtype, on_progress: Callab
                 target = target[got:]
                 done += got
                 on_progress(done / total)
-            state[name] = tensor.to(resident_dtype(entry, config, bundle.dtype, dtype))
+            state[name] = tensor.to(resident_dtype(entry, bundle.dtype, dtype))
     result = model.load_state_dict(state, strict=False, assign=True)
     if result.unexpected_keys:
         raise BundleError(f'{bundle.resident_file}: the model has no tensor '
