@@ -62,6 +62,8 @@ class Counts:
     late_steps: int = 0  # answers and frames with a step that missed deadline_ms
     bytes_read: int = 0
     bytes_held: int = 0  # of rows that were multiplied without being read
+    rows_ahead: int = 0  # read before they were chosen
+    rows_ahead_wanted: int = 0  # of these, chosen then
     last_seconds: float = 0.0          # the last answer: arrival to answer
     last_tokens_per_second: float = 0.0
     last_bytes_read: int = 0
@@ -166,6 +168,9 @@ class Tally:
             self._happened('last_late_step', f'{io.step} took {io.seconds:.2f} s')
         self._counts = replace(self._counts, bytes_read=self._counts.bytes_read + io.bytes_read,
                                bytes_held=self._counts.bytes_held + io.bytes_held,
+                               rows_ahead=self._counts.rows_ahead + io.rows_ahead,
+                               rows_ahead_wanted=(self._counts.rows_ahead_wanted
+                                                  + io.rows_ahead_wanted),
                                late_steps=self._counts.late_steps + io.deadline_missed,
                                read_error='', model_error='')
 

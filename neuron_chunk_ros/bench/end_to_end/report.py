@@ -80,12 +80,12 @@ def _summary(records: Sequence[Record]) -> list[Record]:
     made = []
     for decoder, share in _cases(records):
         dense = _one(records, decoder, share, 'here, dense')
-        if dense is None:
+        if dense is None or not dense['decodes']:
             continue
         case = f'{decoder}, ceiling {share:.0%}'
         for one in records:
-            if one['who'].endswith('skipped') and (one['decoder'], round(one['share'], 2)) == (
-                    decoder, share):
+            if one['frames'] and one['who'].endswith('skipped') and (
+                    one['decoder'], round(one['share'], 2)) == (decoder, share):
                 half = '50%' in one['who']
                 made.append(goal(f'{case}: frame, {one["who"][6:]}, against dense',
                                  one['frame_s'] / dense['frame_s'],
@@ -95,11 +95,11 @@ def _summary(records: Sequence[Record]) -> list[Record]:
                                      one['frame_wait_s'] / max(one['frame_read_s'], 1e-9),
                                      at_most=0.15))
         other = _one(records, decoder, share, 'llama.cpp, memory-mapped BF16')
-        if other is not None:
+        if other is not None and other['decodes']:
             half = _one(records, decoder, share, 'here, 50% skipped')
             made.append(goal(f'{case}: decode, dense, times faster than llama.cpp BF16',
                              other['decode_s'] / dense['decode_s'], at_least=2.3, unit='x'))
-            if half is not None:
+            if half is not None and half['decodes']:
                 made.append(goal(f'{case}: decode, 50 % skipped, times faster than that',
                                  other['decode_s'] / half['decode_s'], at_least=5, unit='x'))
         if dense['peak_mb'] and share < 1:

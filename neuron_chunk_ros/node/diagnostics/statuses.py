@@ -49,6 +49,9 @@ def storage(counts: Counts, session, direct_wanted: str, limits) -> Status:
         'profile': ' '.join((profile.source, str(profile.about.get('date', '')))).strip(),
         'read in all (MB)': f'{counts.bytes_read / MB:.1f}',
         'held, not read, in all (MB)': f'{counts.bytes_held / MB:.1f}',
+        'hit share of what is held': _share(counts.bytes_held,
+                                            counts.bytes_held + counts.bytes_read),
+        'rows read ahead, wanted': _share(counts.rows_ahead_wanted, counts.rows_ahead),
         'read for the last answer (MB)': f'{counts.last_bytes_read / MB:.2f}',
         'last read rate (MB/s)': _rate(counts.last_bytes_read / MB, counts.last_read_seconds),
         'recent read rate (MB/s)': _rate(recent.bytes_read / MB, recent.read_seconds),
@@ -135,6 +138,10 @@ def model(counts: Counts, load: Load, about: dict[str, object], limits) -> Statu
         found.above(latency.p95, f'answers take {latency.p95:.2f} s (95th percentile)', limits,
                     (ERROR, 'latency_error'), (WARN, 'latency_warn'))
     return found.status(f'answering, {load.waiting} waiting' if load.running else 'idle', values)
+
+
+def _share(part: int, whole: int) -> str:
+    return f'{part / whole:.0%}' if whole else 'none yet'
 
 
 def _fresh(event: Event | None) -> bool:

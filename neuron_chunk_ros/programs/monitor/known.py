@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from neuron_chunk_ros.programs.monitor.texts import clean
 
-MB = 1e6
+MB, GB = 1e6, 1e9
 OK, WARN, ERROR, STALE = range(4)
 LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
 # Rates are means over this many whole seconds.

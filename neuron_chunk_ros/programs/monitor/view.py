@@ -14,6 +14,7 @@ from rich.text import Text
 
 from neuron_chunk_ros.programs.monitor.known import (
     ERROR,
+    GB,
     HISTORY_SECONDS,
     LEVELS,
     MB,
@@ -159,7 +160,7 @@ def _reading(known: Known, now: float, width: int, glyphs: Glyphs) -> str:
     speed = known.read_speed()
     rate = f'{known.read.rate(now) / MB:.1f} MB/s '
     whole = known.read.latest(now, HISTORY_SECONDS)
-    tail = '' if speed is None else f' ({speed / MB:.0f} while it reads)'
+    tail = '' if speed is None else f' ({speed / GB:.2f} GB/s while it reads)'
     room = min(_LONGEST_SPARKLINE, width - len(rate) - len(tail) - len(' peak 9999.9'))
     if room < 8:
         return rate + tail.strip()
@@ -172,8 +173,10 @@ def _latency(known: Known) -> str:
     if figures is None:
         return _NONE
     last, median, high, count = figures
+    told = known.value('recent answers (tokens/s)')
+    speed = f', {told} tokens/s' if told and told[0].isdigit() else ''
     return (f'last {seconds(last)}, p50 {seconds(median)}, p95 {seconds(high)} '
-            f'({count} answer{"s" * (count > 1)})')
+            f'({count} answer{"s" * (count > 1)}){speed}')
 
 
 def _cache(known: Known, glyphs: Glyphs) -> str:
