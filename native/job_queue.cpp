@@ -7,6 +7,14 @@
 
 namespace neuron_chunk {
 
+namespace {
+
+std::int64_t packed_bytes(const Job& job) {
+  return job.packed == 0 ? 0 : job.plan.requests()[job.packed - 1].packed_end;
+}
+
+}  // namespace
+
 bool JobQueue::push(Job& job) {
   const std::size_t requests = job.plan.requests().size();
   std::size_t wake = 0;
@@ -18,7 +26,7 @@ bool JobQueue::push(Job& job) {
     job.issued = job.in_flight = job.packed = 0;
     job.packing = job.complete = false;
     job.finished.assign(requests, 0);
-    job.bytes_read = 0;
+    job.bytes_read = job.awaited = 0;
     job.next = nullptr;
     if (requests == 0) {
       settle_locked(job);
@@ -102,6 +110,7 @@ void JobQueue::pack(Job& job, Lock& lock) {
       job.packing = false;
     }
     ++job.packed;
+    if (job.awaited > 0 && packed_bytes(job) >= job.awaited) job.done.notify_all();
   }
 }
 
@@ -131,6 +140,15 @@ void JobQueue::stop_locked(Job& job, Job::Stop stop) {
 bool JobQueue::wait(Job& job, std::chrono::milliseconds patience) {
   Lock lock(mutex_);
   return job.done.wait_for(lock, patience, [&job] { return job.complete; });
+}
+
+std::int64_t JobQueue::wait_packed(Job& job, std::int64_t bytes,
+                                   std::chrono::milliseconds patience) {
+  Lock lock(mutex_);
+  job.awaited = bytes;
+  job.done.wait_for(lock, patience, [&] { return job.complete || packed_bytes(job) >= bytes; });
+  job.awaited = 0;
+  return packed_bytes(job);
 }
 
 bool JobQueue::complete(Job& job) {

@@ -38,6 +38,7 @@ struct Job {
   bool complete = true;
   std::vector<unsigned char> finished;
   std::int64_t bytes_read = 0;
+  std::int64_t awaited = 0;  // packed bytes that somebody waits for
   std::chrono::steady_clock::time_point completed;
   std::condition_variable done;
   Job* next = nullptr;  // in the queue of jobs with requests not yet taken
@@ -68,6 +69,9 @@ class JobQueue {
   // True when the job is complete, after waiting no longer than `patience`.
   bool wait(Job& job, std::chrono::milliseconds patience);
   bool complete(Job& job);
+  // How many packed bytes are in place, after waiting no longer than `patience` for so many, or
+  // for the job to be complete, which it also is when it failed.
+  std::int64_t wait_packed(Job& job, std::int64_t bytes, std::chrono::milliseconds patience);
   // Takes no further requests of this job and returns when none is in flight any more.
   void cancel(Job& job);
   // No further requests are given out; what is in flight may finish.

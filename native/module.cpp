@@ -67,6 +67,19 @@ BatchHolder submit(Reader& reader, std::int64_t file, const ExtentArray& extents
 }
 
 // Nothing where the batch is not complete after `timeout` seconds; without one, waits for good.
+std::int64_t wait_bytes(Batch& batch, std::int64_t bytes, double timeout) {
+  const double most = std::chrono::duration<double>(kPatience).count();
+  const double seconds = timeout > 0 ? std::min(timeout, most) : 0.0;
+  std::int64_t there = 0;
+  {
+    py::gil_scoped_release release;
+    there = batch.wait_bytes(bytes, std::chrono::ceil<std::chrono::milliseconds>(
+                                        std::chrono::duration<double>(seconds)));
+  }
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  return there;
+}
+
 std::optional<ReadStats> wait(Batch& batch, std::optional<double> timeout) {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::chrono::duration<double>;
@@ -337,6 +350,9 @@ PYBIND11_MODULE(_native, m) {
       .def("wait", &wait, py::arg("timeout") = py::none(),
            "Returns ReadStats once the extents lie packed in the buffer, or None after `timeout` "
            "seconds. Raises ReadError.")
+      .def("wait_bytes", &wait_bytes, py::arg("bytes"), py::arg("timeout"),
+           "Returns how many bytes are in place, in the extents' order, after at most `timeout` "
+           "(and 0.05) seconds or once there are `bytes`. Fewer where `ready`: wait() says why.")
       .def_property_readonly("ready", &Batch::ready, "Whether wait() would return at once.");
 
   py::class_<Reader, std::shared_ptr<Reader>>(m, "Reader")

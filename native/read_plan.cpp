@@ -22,6 +22,7 @@ std::int64_t ceil_to(std::int64_t value, std::int64_t block) {
 
 void ReadPlan::build(const Extent* extents, std::size_t count, std::int64_t block,
                      std::int64_t max_request, std::int64_t at) {
+  at_ = at;
   block_ = block;
   max_request_ = max_request;
   requests_.clear();
@@ -79,7 +80,7 @@ void ReadPlan::add_run(const Extent* first, const Extent* last, std::int64_t beg
     }
     requests_.push_back({at, slot + (at - begin), static_cast<std::uint32_t>(length),
                          static_cast<std::uint32_t>(std::min(length, end - at)),
-                         static_cast<std::uint32_t>(moves_.size())});
+                         static_cast<std::uint32_t>(moves_.size()), packed - at_});
     at += length;
   }
 }

@@ -24,6 +24,8 @@ struct Request {
   std::uint32_t required;
   // The plan's moves up to here are possible once this request and all before it are done.
   std::uint32_t moves_end;
+  // Packed bytes, from the batch's begin, that are in their place then.
+  std::int64_t packed_end;
 };
 
 // Bytes to move down inside the buffer: to < from, and never onto bytes still to be moved.
@@ -59,6 +61,7 @@ class ReadPlan {
   void add_move(std::size_t first_of_request, std::int64_t from, std::int64_t to,
                 std::int64_t length);
 
+  std::int64_t at_ = 0;
   std::int64_t block_ = 1;
   std::int64_t max_request_ = 1;
   std::int64_t bytes_wanted_ = 0;

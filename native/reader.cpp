@@ -213,6 +213,11 @@ bool Batch::wait_for(std::chrono::milliseconds patience) {
   return reader_->queue_.wait(*job_, patience);
 }
 
+std::int64_t Batch::wait_bytes(std::int64_t bytes, std::chrono::milliseconds patience) {
+  reader_->refuse_forked();
+  return reader_->queue_.wait_packed(*job_, bytes, patience);
+}
+
 ReadStats Batch::result() const {
   const Job& job = *job_;
   const std::string& path = job.file->path();

@@ -53,6 +53,9 @@ class Batch {
   bool ready() const;
   // True when the batch is complete, after no longer than `patience`.
   bool wait_for(std::chrono::milliseconds patience);
+  // How many bytes, from the first extent's on, are in place after no longer than `patience`, or
+  // as soon as there are so many. Fewer of a complete batch: it failed, see `result`.
+  std::int64_t wait_bytes(std::int64_t bytes, std::chrono::milliseconds patience);
   // Of a complete batch. Throws ReadFailure.
   ReadStats result() const;
 

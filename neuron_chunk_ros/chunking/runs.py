@@ -35,6 +35,19 @@ def union(choices: Sequence[np.ndarray], rows: int) -> np.ndarray:
     return np.stack([steps[::2], steps[1::2] - steps[::2]], axis=1).astype(np.int64)
 
 
+def part(runs: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Return the runs of the rows that are number `begin` to `end` - 1 among those of `runs`."""
+    ends = np.cumsum(runs[:, 1])
+    first = int(np.searchsorted(ends, begin, side='right'))
+    last = int(np.searchsorted(ends, end))
+    found = runs[first:last + 1].copy()
+    if len(found):
+        found[-1, 1] -= max(0, int(ends[min(last, len(ends) - 1)]) - end)
+        cut = begin - int(ends[first] - runs[first, 1])
+        found[0] += np.array([cut, -cut], np.int64)
+    return found
+
+
 def difference(runs: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the runs of the rows that `runs` holds and `others` does not."""
     if not len(runs) or not len(others):

@@ -11,6 +11,7 @@ Memory is the heads and the buffers, whatever the model's size.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from neuron_chunk_ros.storage.reader import Reader
 
 BUFFERS = 3
 _NOTHING = np.empty((0, 2), np.int64)
+_EARLY_BYTES = 2 << 20  # that a product of few tokens waits for
 LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
 
 
@@ -53,6 +55,17 @@ class _Flight:
     buffer: int
     batch: object
     started: float
+
+
+@dataclass
+class _Arrived:
+    """Rows of a piece that lie in its buffer: all that are left of it, or the next few."""
+
+    buffer: int
+    rows: np.ndarray       # runs
+    weights: torch.Tensor  # [rows, columns]
+    room: int              # rows of memory behind that may be overwritten
+    last: bool             # whether the whole piece is there now
 
 
 class FlashProducts:
@@ -160,17 +173,20 @@ class FlashProducts:
         if len(held):
             self._add(total, group, np.array([[0, len(held)]], np.int64), held)
             bill.bytes_held += held.nbytes
-        for rows in waiting:
-            buffer, weights, room = self._land(group)
-            if self._copies is not None:
-                weights = self._copies.copy(buffer, weights)
-            self._top_up(pending)
-            self._add(total, group, rows, weights, room)
-            if missing and len(rows) and rows[0, 0] < self.heads.rows[group.name]:
-                self.heads.fill(group, int(rows[0, 0]), weights[:int(rows[0, 1])])
-            if self._copies is not None:
-                self._copies.release()
-            step.check()
+        for _ in waiting:
+            for arrived in self._arrivals(group, early=total.few):
+                weights = arrived.weights
+                if self._copies is not None:
+                    weights = self._copies.copy(arrived.buffer, weights)
+                if arrived.last:
+                    self._top_up(pending)
+                self._add(total, group, arrived.rows, weights, arrived.room)
+                if missing and len(arrived.rows):
+                    first, count = arrived.rows[0].tolist()
+                    self.heads.fill(group, first, weights[:count])
+                if self._copies is not None:
+                    self._copies.release()
+                step.check()
         self.chooser.done()
         step.group_done(len(self._names))
         return total.result()
@@ -272,18 +288,36 @@ class FlashProducts:
         self._flights.append(_Flight(group.name, rows, self._turn, batch, started))
         self._turn = (self._turn + 1) % BUFFERS
 
-    def _land(self, group: Group) -> tuple[int, torch.Tensor, int]:
-        """Wait for the oldest piece.
+    def _arrivals(self, group: Group, early: bool) -> Iterator[_Arrived]:
+        """Yield the oldest piece as it comes in; whole, or `early`, in parts.
 
-        :return: its buffer, its rows [n, columns], and how many rows of room are behind them.
+        Few tokens are multiplied about as fast as a drive reads: they begin with what is there.
         """
-        flight, step = self._flights[0], self._step
-        started = time.perf_counter()
-        while (stats := flight.batch.wait(LOOK_EVERY)) is None:
-            step.check()
+        flight, done = self._flights[0], 0
+        view, count = self._views[flight.buffer], runs.count(flight.rows)
+        weights = stored_rows.stored(view, group, count)
+        part = max(1, _EARLY_BYTES // group.row_bytes)
+        while early and done + part < count and not flight.batch.ready:
+            with self._waiting(group):
+                came = flight.batch.wait_bytes((done + part) * group.row_bytes, LOOK_EVERY)
+            self._step.check()
+            there = min(came // group.row_bytes, count)
+            if there >= done + part:
+                yield _Arrived(flight.buffer, runs.part(flight.rows, done, there),
+                               weights[done:there], 0, False)
+                done = there
+        self._land(group, flight)
+        rest = flight.rows if not done else runs.part(flight.rows, done, count)
+        yield _Arrived(flight.buffer, rest, weights[done:], len(view) // group.row_bytes - count,
+                       True)
+
+    def _land(self, group: Group, flight: _Flight) -> None:
+        """Wait for the oldest piece to its end, and enter it in the bill."""
+        step, bill = self._step, self._step.bill
+        with self._waiting(group):
+            while (stats := flight.batch.wait(LOOK_EVERY)) is None:
+                step.check()
         self._flights.popleft()
-        ended, bill = time.perf_counter(), step.bill
-        bill.wait_seconds += ended - started
         bill.bytes_read += stats.bytes_read
         bill.bytes_used += stats.bytes_wanted
         bill.requests += stats.requests
@@ -294,11 +328,14 @@ class FlashProducts:
         bill.read_seconds += max(0.0, done - begun)
         self._read_until = max(self._read_until, done)
         step.mark('read', group.name, flight.started, done)
-        step.mark('wait', group.name, started, ended)
-        count = runs.count(flight.rows)
-        view = self._views[flight.buffer]
-        return (flight.buffer, stored_rows.stored(view, group, count),
-                len(view) // group.row_bytes - count)
+
+    @contextlib.contextmanager
+    def _waiting(self, group: Group) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        ended = time.perf_counter()
+        self._step.bill.wait_seconds += ended - started
+        self._step.mark('wait', group.name, started, ended)
 
 
 def slack_bytes(reader: Reader) -> int:

@@ -59,6 +59,15 @@ class Batch:
         """Whether wait() would return at once."""
         return self._batch.ready
 
+    def wait_bytes(self, nbytes: int, timeout: float) -> int:
+        """Wait until so many bytes lie in the buffer, from the first extent's on.
+
+        Returns how many there are: fewer after `timeout` seconds (0.05 at most), and where the
+        batch is `ready` all the same, which means that it failed: wait() raises why.
+        """
+        with _read_errors():
+            return self._batch.wait_bytes(nbytes, timeout)
+
     def wait(self, timeout: float | None = None) -> ReadStats | None:
         """Wait until the extents lie packed in the buffer, and return what was moved.
 

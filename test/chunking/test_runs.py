@@ -75,3 +75,11 @@ def test_difference(masks):
     one, other = np.array(masks)
     found = runs.difference(as_runs(one), as_runs(other))
     np.testing.assert_array_equal(found, as_runs(one & ~other))
+
+
+@given(chosen(), st.integers(0, 220), st.integers(0, 220))
+def test_part(case, begin, end):
+    found, mask = case
+    rows = np.flatnonzero(mask)
+    begin, end = sorted((min(begin, len(rows)), min(end, len(rows))))
+    np.testing.assert_array_equal(runs.indices(runs.part(found, begin, end)), rows[begin:end])

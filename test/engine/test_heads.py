@@ -172,3 +172,19 @@ def test_a_session_lives_in_a_real_ceiling(large_model, tmp_path, memory_cgroup)
     print(report, budget)
     assert report['heads'] > 100
     assert report['over_base'] <= budget << 20
+
+
+@pytest.mark.parametrize('policy', ['dense', 'topk'])
+def test_products_that_begin_early_are_those_that_wait(tiny_bundles, monkeypatch, policy):
+    """Few tokens, each row multiplied as soon as it is there, also while heads are filled."""
+    answers = []
+    for early in (1, 1 << 30):
+        monkeypatch.setattr('neuron_chunk_ros.engine.flash_products._EARLY_BYTES', early)
+        with Session.open(tiny_bundles['tiny-qwen2-vl'], policy=policy, head_mb=0.1,
+                          sparsity=0.3 if policy == 'topk' else 0.0, piece_mb=0.03,
+                          drafts=False) as session:
+            answers.append([session.ask('what?', [], max_new_tokens=6) for _ in range(2)])
+    for one, other in zip(*answers, strict=True):
+        assert (one.text, one.confidence) == (other.text, pytest.approx(other.confidence))
+        assert [s.rows_selected for s in one.steps] == [s.rows_selected for s in other.steps]
+        assert one.io.bytes_used == other.io.bytes_used

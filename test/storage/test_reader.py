@@ -119,3 +119,39 @@ def test_direct_io_is_used_where_it_exists(disk_file):
     with Reader([disk_file]) as reader:
         assert reader.direct and not [note for note in reader.notes if 'direct' in note]
         assert reader.backend == ('io_uring' if _native.io_uring_available() else 'threads')
+
+
+@backends
+@pytest.mark.parametrize('direct', ['on', 'off'])
+def test_what_is_said_to_be_there_is_there(disk_file, backend, direct, content):
+    """The bytes in place are a prefix of what was asked for, at any moment, and grow to all."""
+    with open_reader(disk_file, backend, direct) as reader:
+        buffer = reader.allocate(60 * MIB)
+        memory = np.frombuffer(buffer, np.uint8)
+
+        @settings(max_examples=60, deadline=None)
+        @given(extent_lists(), st.integers(1, 3 * MIB))
+        def run(extents, step):
+            memory[:] = 0x55
+            want = np.concatenate([content[o:o + n] for o, n in extents] or [content[:0]])
+            batch, there = reader.submit(0, extents, buffer), 0
+            while there < len(want):
+                there = batch.wait_bytes(min(there + step, len(want)), 0.05)
+                assert (memory[:there] == want[:there]).all()
+            assert batch.wait().bytes_wanted == len(want) == there
+            assert batch.wait_bytes(10**15, 0.0) == len(want)
+        run()
+
+
+@backends
+def test_waiting_for_bytes_of_a_batch_that_fails_ends(tmp_path, backend, content):
+    path = tmp_path / 'cut.bin'
+    content.tofile(path)
+    with Reader([path], backend) as reader:
+        buffer = reader.allocate(8 * MIB)
+        path.open('r+b').truncate(MIB)
+        batch = reader.submit(0, [(0, 2 * MIB)], buffer)
+        while not batch.ready:
+            assert batch.wait_bytes(2 * MIB, 0.05) <= MIB
+        with pytest.raises(ReadError, match='ends at offset'):
+            batch.wait()
