@@ -13,11 +13,9 @@ import numpy as np
 
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.chunking.hot_cold import hot_cold_order
-from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.bundle import Bundle
-from neuron_chunk_ros.storage.calibration import tensor_name, unpack
+from neuron_chunk_ros.storage.calibration import tensor_name
 from neuron_chunk_ros.storage.layout import Group
-from neuron_chunk_ros.storage.safetensors_header import read_header
 from neuron_chunk_ros.tabletop import shipped
 from neuron_chunk_ros.tabletop.evaluation import CAMERA
 from neuron_chunk_ros.tabletop.questions import SINGLE_VIEW, sample
@@ -86,8 +84,7 @@ def calibrated(count: int, seed: int, progress: Callable[[int, int], None]) -> C
         path = convert(shipped.model_dir(), Path(folder) / 'bundle').path
         calibrate(path, samples(count, seed), progress=progress)
         bundle = Bundle.open(path)
-        file = path / bundle.calibration['neurons']['file']
-        arrays = unpack(file, read_header(file, BundleError))
+        arrays = bundle.neurons()
         importance = record_importance(path, samples(count, seed))
     orders = [hot_cold_order(arrays[tensor_name(name, KIND, 'count')],
                              arrays[tensor_name(name, KIND, 'importance')])

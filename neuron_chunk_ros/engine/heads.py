@@ -9,9 +9,11 @@ order is the model's own, a head still saves the reading of its rows in every st
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from neuron_chunk_ros.engine.products import STEP
@@ -22,15 +24,22 @@ _PAGE = 4096
 _COARSEST = 32  # a head's size goes in steps of at most one part in so many of the group
 
 
-def split(groups: Mapping[str, Group], nbytes: int) -> dict[str, int]:
+def split(groups: Mapping[str, Group], nbytes: int,
+          wanted: Mapping[str, np.ndarray] | None = None) -> dict[str, int]:
     """Return how many rows of each group stay in memory, together at most `nbytes`.
 
-    Each group gets the same share of its rows. A head ends on a page boundary, so that the tail
-    begins on one, and where that is not too coarse holds a multiple of products.STEP rows.
+    The next rows to be held are those that samples wanted most. Without samples each group gets
+    the same share of its rows. A head ends
+    on a page boundary, so that the tail begins on one, and where that is not too coarse holds a
+    multiple of products.STEP rows.
+
+    :param wanted: by group, how many samples wanted each row, in the order on flash.
     """
     total = sum(group.nbytes for group in groups.values())
     if nbytes >= total:
         return {name: group.rows for name, group in groups.items()}
+    if wanted is not None:
+        return _most_wanted(groups, nbytes, wanted)
     heads, left = dict.fromkeys(groups, 0), nbytes
     for name, group in groups.items():
         unit = _unit(group)
@@ -42,6 +51,33 @@ def split(groups: Mapping[str, Group], nbytes: int) -> dict[str, int]:
         if more * group.row_bytes <= left:
             heads[name] += more
             left -= more * group.row_bytes
+    return heads
+
+
+def _most_wanted(groups: Mapping[str, Group], nbytes: int,
+                 wanted: Mapping[str, np.ndarray]) -> dict[str, int]:
+    heads, left = dict.fromkeys(groups, 0), nbytes
+
+    def following(name: str) -> tuple[float, float, str] | None:
+        group, begin = groups[name], heads[name]
+        end = min(begin + _unit(group), group.rows)
+        # Of equals the group that holds the smaller share of its rows.
+        return None if begin == end else (-float(wanted[name][begin:end].mean()),
+                                          begin / group.rows, name)
+
+    queue = [entry for entry in map(following, groups) if entry is not None]
+    heapq.heapify(queue)
+    while queue:
+        name = heapq.heappop(queue)[2]
+        group = groups[name]
+        rows = min(_unit(group), group.rows - heads[name])
+        if rows * group.row_bytes > left:
+            continue  # nothing more of this group; a smaller unit of another may fit
+        heads[name] += rows
+        left -= rows * group.row_bytes
+        entry = following(name)
+        if entry is not None:
+            heapq.heappush(queue, entry)
     return heads
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from neuron_chunk_ros.engine.flash_products import BUFFERS, piece_size
@@ -18,6 +19,7 @@ from neuron_chunk_ros.engine.resident import resident_dtype
 from neuron_chunk_ros.engine.rows import STORED, held_dtype
 from neuron_chunk_ros.errors import MemoryBudgetError
 from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.calibration import KINDS, tensor_name
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 MIB = 1 << 20
@@ -80,10 +82,21 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
         # whole huge pages, and each head begins on a page
         max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.groups)))
     kept = held_dtype(bundle.dtype, dtype)
-    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // kept.itemsize)
+    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // kept.itemsize,
+                 _counts(bundle))
     plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, kept)), head_rows=rows)
     plan.check(budget_mb)
     return plan
+
+
+def _counts(bundle: Bundle) -> dict[str, np.ndarray] | None:
+    """Return how many samples wanted each row, by group; None where none were asked."""
+    arrays = bundle.neurons()
+    if arrays is None:
+        return None
+    # An image has many times the tokens of its question, a word of the answer is text.
+    return {name: sum(arrays[tensor_name(name, kind, 'count')] for kind in KINDS)
+            for name in bundle.groups}
 
 
 def kv_bytes(text_config, context: int, dtype: torch.dtype) -> int:

@@ -9,9 +9,8 @@ import numpy as np
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.prepare.calibrate import rounded
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
-from neuron_chunk_ros.storage.calibration import ARRAYS, KINDS, tensor_name, unpack
+from neuron_chunk_ros.storage.calibration import ARRAYS, KINDS, tensor_name
 from neuron_chunk_ros.storage.layout import RowOrder
-from neuron_chunk_ros.storage.safetensors_header import read_header
 
 
 class CalibrationMapping:
@@ -28,7 +27,7 @@ class CalibrationMapping:
         self._arrays: dict[str, np.ndarray] = {}
         if bundle.calibration is not None:
             path = bundle.path / bundle.calibration['neurons']['file']
-            self._arrays = unpack(path, read_header(path, BundleError))
+            self._arrays = bundle.neurons()
             for name, array in self._arrays.items():
                 if not np.isfinite(array).all() or (array < 0).any():
                     raise BundleError(f'{path}: tensor {name} holds a number below 0 or none')

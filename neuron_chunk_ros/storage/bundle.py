@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage import calibration as calibrations
 from neuron_chunk_ros.storage.layout import ALIGNMENT, BUNDLE_JSON, Group, GroupPlan, Member
@@ -91,6 +93,20 @@ class Bundle:
         return {self.resident_file.name: self.resident_checksum, **self.files,
                 **{value['file']: value['sha256'] for value in (self.orders_file, neurons)
                    if value}}
+
+    def neurons(self) -> dict[str, np.ndarray] | None:
+        """Return the calibration's arrays by calibration.tensor_name; None without one.
+
+        Raises BundleError where they can't be read.
+        """
+        if self.calibration is None:
+            return None
+        path = self.path / self.calibration['neurons']['file']
+        try:
+            return calibrations.unpack(path, read_header(path, BundleError))
+        except OSError as error:
+            raise BundleError(f'{path}: can not be read ({error}); calibrate the bundle again'
+                              ) from error
 
     def file_index(self, group: Group) -> int:
         """Return the group's file as an index into flash_files."""

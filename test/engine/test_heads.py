@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_chunk_ros import Session
-from neuron_chunk_ros.engine.heads import split
+from neuron_chunk_ros.engine.heads import _unit, split
 from neuron_chunk_ros.storage.layout import Group, Member
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
@@ -45,6 +45,34 @@ def test_split_stays_within_its_bytes_and_uses_them(shapes, share):
     for name, g in groups.items():
         # The tail begins on a page boundary.
         assert rows[name] == g.rows or rows[name] * g.row_bytes % 4096 == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 2000)), min_size=1, max_size=5),
+       st.floats(0, 1.2), st.integers(0, 99))
+def test_split_by_what_samples_wanted(shapes, share, seed):
+    """Within its bytes; in hot-cold order no unit is left out for one wanted less."""
+    rng = np.random.default_rng(seed)
+    groups = {f'g{i}': group(f'g{i}', *shape) for i, shape in enumerate(shapes)}
+    wanted = {name: -np.sort(-rng.integers(0, 50, g.rows)) for name, g in groups.items()}
+    nbytes = int(share * sum(g.nbytes for g in groups.values()))
+    rows = split(groups, nbytes, wanted)
+    used = sum(rows[name] * g.row_bytes for name, g in groups.items())
+    assert used <= max(nbytes, 0) or share >= 1
+    held, out = [], []
+    for name, g in groups.items():
+        assert rows[name] == g.rows or rows[name] * g.row_bytes % 4096 == 0
+        unit = _unit(g)
+        if rows[name]:
+            last = (rows[name] - 1) // unit * unit
+            held.append(wanted[name][last:rows[name]].mean())
+        if rows[name] < g.rows:
+            following = wanted[name][rows[name]:rows[name] + unit]
+            if len(following) * g.row_bytes <= nbytes - used:
+                out.append(following.mean())
+    # What would still fit is not wanted more than anything that is held.
+    assert not out or not held or max(out) <= max(held)
+    if not share >= 1:
+        assert not out
 
 
 @pytest.mark.parametrize('family', FAMILIES)
