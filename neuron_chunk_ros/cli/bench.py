@@ -16,7 +16,7 @@ _DOCUMENT = Path('docs') / 'BENCHMARKS.md'
 
 def register(subparsers) -> None:
     """Add the sub-commands to the parser of `neuron-chunk`."""
-    text = 'measure accuracy, reading and selecting on this machine'
+    text = 'measure answers, accuracy, reading and selecting on this machine'
     parser = subparsers.add_parser('bench', help=text, description=f'{text.capitalize()}.')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     accuracy = _add(commands, 'accuracy', _accuracy,

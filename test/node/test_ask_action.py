@@ -49,6 +49,7 @@ def test_words_stream_in_with_stage_and_progress(vlm, picture):
     assert (again.text, again.tokens) == (answer.text, answer.tokens)
 
 
+@pytest.mark.slow
 def test_cancel_ends_within_100_ms_and_tells_what_was_written(babbler, picture):
     took = []
     for _ in range(5):
