@@ -39,7 +39,7 @@ PARAMETERS = (
               'that ships.'),
     _live('policy', 'dense', 'Which rows to read: dense (all), topk, greedy or optimal.',
           choices=('dense', 'topk', 'greedy', 'optimal')),
-    _live('sparsity', 0.0, 'Share of the rows left on flash for visual tokens and decoding.',
+    _live('sparsity', 0.0, 'Share of the rows not read for visual tokens and decoding.',
           span=(0.0, 0.95)),
     _live('text_sparsity', 0.0, "Share of the rows not read for the prompt's words, which "
           'share one choice: for experiments, it ruins answers.',
