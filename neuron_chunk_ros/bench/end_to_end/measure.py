@@ -25,6 +25,7 @@ from neuron_chunk_ros.storage.reader import Reader
 
 CONTESTANTS = ('ours', 'transformers', 'accelerate', 'llama.cpp')
 _PIECE = 16 << 20
+_PATIENCE = 60.0  # seconds for loading, and for one step to end, behind the time for measuring
 _NEEDED = 5  # times a decoder's bytes: checkpoint, bundle, GGUF files, what is offloaded
 
 
@@ -86,7 +87,7 @@ def measure(options: EndToEndOptions, progress: Progress) -> Found:
                             'seconds': options.seconds,
                             'threads': len(os.sched_getaffinity(0))}
                     process = Process(name, int(share * weights), who)
-                    _run(job, process, 3 * options.seconds)
+                    _run(job, process, options.seconds + _PATIENCE)
                     found.processes.append(process)
                 found.passes[name] += [one_pass(model.bundle) for _ in range(3)]
     return found

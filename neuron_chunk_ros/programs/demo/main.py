@@ -48,7 +48,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
                         choices=('dense', 'topk', 'greedy', 'optimal'),
                         help='which rows the node reads (default: dense)')
     parser.add_argument('--sparsity', type=float, default=0.0,
-                        help='share of the rows that are left on flash (default: 0)')
+                        help='share of the rows not read (default: 0)')
     parsed = parser.parse_args(args)
     if not 0 <= parsed.sparsity <= 0.95:
         parser.error('--sparsity must be from 0 to 0.95')
