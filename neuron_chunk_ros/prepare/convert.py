@@ -105,7 +105,7 @@ def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Itera
     for piece in read_pieces(stored, row * ITEM_BYTES[tag]):
         if had is None or dtype is None:
             yield piece
-        elif had == dtype:
+        elif had.name == dtype:
             yield piece.view(ROW_FORMATS[dtype].storage)
         else:
             try:
