@@ -24,7 +24,8 @@ from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 MIB = 1 << 20
 LARGEST_STEP = 1024  # tokens; activations are declared for so many at once
-_ALLOCATOR = 64 * MIB  # what malloc keeps of what was freed, kernels, code loaded on first use
+# What malloc keeps of what was freed, pictures on their way to pixels, kernels, code loaded late.
+_ALLOCATOR = 112 * MIB
 
 
 @dataclass(frozen=True)
