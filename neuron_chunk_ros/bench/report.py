@@ -104,7 +104,8 @@ class Report:
             path = folder / f'{self.name}-{name}.csv'
             with open(path, 'w', newline='', encoding='utf-8') as file:
                 rows = [_plain(record) for record in records]
-                writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator='\n')
+                columns = dict.fromkeys(key for row in rows for key in row)
+                writer = csv.DictWriter(file, list(columns), lineterminator='\n')
                 writer.writeheader()
                 writer.writerows(rows)
             written.append(path)

@@ -38,21 +38,26 @@ def held_dtype(stored: str, compute: torch.dtype) -> torch.dtype:
 
 @functools.cache
 def bfloat16_is_fast() -> bool:
-    """Whether this CPU multiplies bfloat16 about as fast as float32, tried once.
+    """Whether this CPU multiplies bfloat16 about as fast as float32.
 
     Without AVX-512 or Arm's BF16 instructions (a Jetson Orin has neither) torch's bfloat16
     product takes 50 to 200 times as long; float16's takes that long on most.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(32, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-        tries = []
-        for _ in range(4):  # the first one generates the kernel
-            started = time.perf_counter()
-            left @ right
-            tries.append(time.perf_counter() - started)
-        seconds[dtype] = min(tries)
-    return seconds[torch.bfloat16] < 8 * seconds[torch.float32]
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if vectors.startswith('AVX'):  # which says it for x86; elsewhere it is tried, once
+        return vectors.startswith('AVX512')
+    return _seconds(torch.bfloat16) < 4 * _seconds(torch.float32)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """Return what a product takes that is long enough not to be a matter of waking threads."""
+    left, right = torch.ones(64, 512, dtype=dtype), torch.ones(512, 1024, dtype=dtype)
+    tries = []
+    for _ in range(4):  # the first one generates the kernel
+        started = time.perf_counter()
+        left @ right
+        tries.append(time.perf_counter() - started)
+    return min(tries)
 
 
 def stored(raw: torch.Tensor, group: Group, rows: int) -> torch.Tensor:
