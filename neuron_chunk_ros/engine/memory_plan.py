@@ -25,7 +25,7 @@ from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 MIB = 1 << 20
 LARGEST_STEP = 1024  # tokens; activations are declared for so many at once
 # What malloc keeps of what was freed, pictures on their way to pixels, kernels, code loaded late.
-_ALLOCATOR = 128 * MIB
+_ALLOCATOR = 144 * MIB
 
 
 @dataclass(frozen=True)

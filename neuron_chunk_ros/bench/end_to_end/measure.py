@@ -175,5 +175,5 @@ def _run(job: dict, process: Process, timeout: float) -> None:
                 process.told.append(json.loads(line))
         lines = [line.strip() for line in err if line.strip()]
         if fault.startswith('exit') and lines:
-            fault = lines[-1][:200]
+            fault = lines[-1].removeprefix('neuron_chunk_ros.errors.MemoryBudgetError: ')[:200]
         process.fault = fault

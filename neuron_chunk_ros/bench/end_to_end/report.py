@@ -50,7 +50,8 @@ def _records(process: Process, found: Found) -> list[Record]:
         record = {
             'decoder': process.decoder, 'ceiling_mb': process.ceiling / 1e6,
             'share': process.ceiling / found.weights[process.decoder],
-            'who': f'here, {way}' if process.contestant == 'ours' else process.contestant,
+            'who': (', '.join(filter(None, ['here', way])) if process.contestant == 'ours'
+                    else process.contestant),
             'frame_s': _median(frame, 'seconds'), 'frame_mb': _median(frame, 'bytes') / 1e6,
             'frames': len(frame), 'decode_s': _median(decode, 'seconds'),
             'decode_mb': _median(decode, 'bytes') / 1e6, 'decodes': len(decode),
