@@ -75,9 +75,9 @@ class Sum:
             if count + room < padded(count):
                 even = count - count % STEP
                 if even:
-                    head, tail = _split(rows, even)
+                    head, rows = runs.part(rows, 0, even), runs.part(rows, even, count)
                     self._add(_columns(self.inputs, head, even), weights[:even])
-                    rows, weights, count = tail, weights[even:], count - even
+                    weights, count = weights[even:], count - even
                 behind = weights.new_zeros(STEP, self.columns)
                 behind[:count] = weights
                 weights = behind
@@ -157,14 +157,3 @@ def _columns(inputs: torch.Tensor, rows: np.ndarray, count: int) -> torch.Tensor
         return found
     # On a GPU nothing is padded.
     return inputs.index_select(1, torch.from_numpy(runs.indices(rows)).to(inputs.device))
-
-
-def _split(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut runs behind their first `count` rows."""
-    ends = np.cumsum(rows[:, 1])
-    at = int(np.searchsorted(ends, count))
-    head, tail = rows[:at + 1].copy(), rows[at:].copy()
-    over = int(ends[at]) - count
-    head[-1, 1] -= over
-    tail[0] = [tail[0, 0] + tail[0, 1] - over, over]
-    return head, tail[tail[:, 1] > 0]

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuron_chunk_ros import Session
+from neuron_chunk_ros.bench.ceiling import ceiling
 from neuron_chunk_ros.engine.heads import _unit, split
 from neuron_chunk_ros.storage.layout import Group, Member
 
@@ -134,22 +134,21 @@ def test_the_budget_is_spent(tiny_bundles):
 
 
 IN_CEILING = """
-import json, os, re, sys
-with open(sys.argv[2] + '/cgroup.procs', 'w') as file:
-    file.write(str(os.getpid()))
+import json, re, sys
+from pathlib import Path
+from neuron_chunk_ros.bench.ceiling import Ceiling
+group, budget = Ceiling(Path(sys.argv[2]), sys.argv[4]), int(sys.argv[3])
+group.enter()
 import numpy as np
 import transformers.models.qwen2.modeling_qwen2, transformers.models.siglip.modeling_siglip
 import transformers.models.llava_onevision.modeling_llava_onevision, accelerate
 from neuron_chunk_ros.engine.session import Session
-group, budget = sys.argv[2], int(sys.argv[3])
 def resident():
     return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10
 import torch
 torch.nn.functional.linear(torch.ones(8, 8), torch.ones(8, 8))
 base = resident()
-name = group + '/' + ('memory.max' if sys.argv[4] == '2' else 'memory.limit_in_bytes')
-with open(name, 'w') as file:
-    file.write(str(base + (budget << 20)))
+group.close_at(base + (budget << 20))
 frames = [np.random.default_rng(i).integers(0, 256, (480, 640, 3), np.uint8) for i in range(3)]
 with Session.open(sys.argv[1], policy='optimal', sparsity=0.5, memory_budget_mb=budget,
                   max_context=512) as session:
@@ -163,38 +162,20 @@ print(json.dumps({'over_base': peak - base, 'heads': heads}))
 """
 
 
-@pytest.fixture
-def memory_cgroup():
-    """Give (a memory cgroup of our own, its version)."""
-    if Path('/sys/fs/cgroup/cgroup.controllers').exists():
-        folder, version = Path('/sys/fs/cgroup'), '2'
-    else:
-        folder, version = Path('/sys/fs/cgroup/memory'), '1'
-    folder /= f'neuron_chunk_test_{os.getpid()}'
-    limit = folder / ('memory.max' if version == '2' else 'memory.limit_in_bytes')
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f'no memory cgroup may be made here: {error}')
-    if not limit.exists():
-        folder.rmdir()
-        pytest.skip('memory cgroups can not be limited here')
-    yield folder, version
-    folder.rmdir()
-
-
 @pytest.mark.slow
-def test_a_session_lives_in_a_real_ceiling(large_model, tmp_path, memory_cgroup):
+def test_a_session_lives_in_a_real_ceiling(large_model, tmp_path):
     """The kernel kills what takes more than budget and Python's own base."""
     from neuron_chunk_ros.prepare.convert import convert
     bundle = convert(large_model, tmp_path / 'bundle')
     with Session.open(bundle.path, max_context=512) as session:
         budget = int(session.memory()['total']) + 130
-    folder, version = memory_cgroup
-    done = subprocess.run(
-        [sys.executable, '-c', IN_CEILING, str(bundle.path), str(folder), str(budget), version],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {'OMP_WAIT_POLICY': 'passive'})
+    with ceiling('test') as group:
+        if group is None:
+            pytest.skip('no memory cgroup may be made here')
+        done = subprocess.run(
+            [sys.executable, '-c', IN_CEILING, str(bundle.path), str(group.folder), str(budget),
+             group.limit], capture_output=True, text=True, timeout=300,
+            env=os.environ | {'OMP_WAIT_POLICY': 'passive'})
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     report = json.loads(done.stdout.splitlines()[-1])
     print(report, budget)
