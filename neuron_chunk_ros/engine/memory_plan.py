@@ -95,7 +95,7 @@ def _counts(bundle: Bundle) -> dict[str, np.ndarray] | None:
     arrays = bundle.neurons()
     if arrays is None:
         return None
-    # An image has many times the tokens of its question, a word of the answer is text.
+    # Frames choose as visual tokens do, words of the answer as text does: both count alike.
     return {name: sum(arrays[tensor_name(name, kind, 'count')] for kind in KINDS)
             for name in bundle.groups}
 
