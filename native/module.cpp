@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "aligned_buffer.hpp"
+#include "importance.hpp"
 #include "optimal_selection.hpp"
 #include "read_failure.hpp"
 #include "reader.hpp"
@@ -157,10 +159,22 @@ py::array_t<std::int64_t> topk(const FloatArray& importance, std::int64_t rows) 
   return to_array(chosen);
 }
 
+py::array_t<std::int64_t> topk_keeping(const FloatArray& importance, double kept) {
+  expect_vector(importance, "importance");
+  const float* const data = importance.data();
+  const auto count = static_cast<std::size_t>(importance.size());
+  std::vector<Interval> chosen;
+  {
+    py::gil_scoped_release release;
+    chosen = select_topk_keeping(data, count, kept);
+  }
+  return to_array(chosen);
+}
+
 py::array_t<std::int64_t> greedy(const FloatArray& importance, std::int64_t rows,
                                  std::int64_t row_bytes, const DoubleArray& latency,
-                                 double min_kib, double max_kib, double step_kib,
-                                 double jump_kib) {
+                                 double min_kib, double max_kib, double step_kib, double jump_kib,
+                                 double kept) {
   expect_vector(importance, "importance");
   expect_vector(latency, "latency");
   const GreedyOptions options{row_bytes,
@@ -175,7 +189,7 @@ py::array_t<std::int64_t> greedy(const FloatArray& importance, std::int64_t rows
   std::vector<Interval> chosen;
   {
     py::gil_scoped_release release;
-    chosen = select_greedy(data, count, rows, options);
+    chosen = select_greedy(data, count, rows, options, kept);
   }
   return to_array(chosen);
 }
@@ -271,6 +285,28 @@ void row_products(const Floats& inputs, std::uintptr_t weights, const std::strin
   product.columns = columns;
   py::gil_scoped_release release;
   add_row_product(product, threads);
+}
+
+void magnitudes(std::uintptr_t data, const std::string& dtype, std::int64_t stride,
+                const Floats& weights, Floats& out, int threads) {
+  if (weights.ndim() != 2 || out.ndim() != 2 || out.shape(0) != weights.shape(0)) {
+    throw std::invalid_argument("weights must be of shape [kinds, tokens], out [kinds, rows]");
+  }
+  const RowType type = row_type(dtype);
+  const std::int64_t item = type == RowType::kFloat32 ? 4 : 2;
+  const std::int64_t tokens = weights.shape(1);
+  const std::int64_t rows = out.shape(1);
+  if (data == 0 || data % item != 0 || stride % item != 0 ||
+      (tokens > 1 && stride < rows * item)) {
+    throw std::invalid_argument("the activations must be the aligned address of a matrix");
+  }
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  float* const sums = out.mutable_data();  // throws where it may not be written
+  const float* const wanted = weights.data();
+  const std::int64_t kinds = weights.shape(0);
+  py::gil_scoped_release release;
+  sum_magnitudes({reinterpret_cast<const void*>(data), stride, type, tokens, rows}, wanted, kinds,
+                 sums, threads);
 }
 
 void gather(std::uintptr_t source, std::int64_t source_stride, std::int64_t width,
@@ -392,6 +428,10 @@ PYBIND11_MODULE(_native, m) {
         py::arg("threads"),
         "Add inputs [tokens, count] @ W to out [tokens, columns], all float32. W is `count` rows "
         "of `columns` values of type `dtype` from the address `weights` on.");
+  m.def("magnitudes", &magnitudes, py::arg("activations"), py::arg("dtype"), py::arg("stride"),
+        py::arg("weights").noconvert(), py::arg("out").noconvert(), py::arg("threads"),
+        "Write weights [kinds, tokens] @ |activations| [tokens, rows] to out [kinds, rows]. The "
+        "activations are of type `dtype` from an address on, `stride` bytes from token to token.");
   m.def("gather_columns", &gather, py::arg("source"), py::arg("source_stride"), py::arg("width"),
         py::arg("target"), py::arg("target_stride"), py::arg("room"), py::arg("tokens"),
         py::arg("item"), py::arg("rows"),
@@ -402,13 +442,15 @@ PYBIND11_MODULE(_native, m) {
       "select_topk", &topk, py::arg("importance"), py::arg("rows"),
       "float32 [N] -> int64 [n, 2] of (first row, rows), ascending, disjoint, not touching. Ties "
       "go to the lower index, NaN counts as -inf.");
+  m.def("select_topk_keeping", &topk_keeping, py::arg("importance"), py::arg("kept"),
+        "The fewest rows that keep at least `kept` of the summed importance, as select_topk.");
   m.def(
       "select_greedy", &greedy, py::arg("importance"), py::arg("rows"), py::arg("row_bytes"),
       py::arg("latency"), py::arg("min_kib"), py::arg("max_kib"), py::arg("step_kib"),
-      py::arg("jump_kib"),
+      py::arg("jump_kib"), py::arg("kept") = std::numeric_limits<double>::infinity(),
       "Algorithm 1 of arXiv 2511.18692: float32 [N], latency float64 [L] in seconds for 1..L KiB "
       "-> int64 [n, 2] of (first row, rows). Equal scores: smaller window first, then lower "
-      "row. Raises ValueError.");
+      "row. Ends once `kept` of the summed importance is reached. Raises ValueError.");
   m.def("select_optimal", &optimal, py::arg("importance"), py::arg("target"), py::arg("value"),
         py::arg("cell_rows"), py::arg("run_cost"), py::arg("row_cost"), py::arg("price") = -1,
         "The runs that keep most importance where a run of n rows costs run_cost + n * row_cost: "

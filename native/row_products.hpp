@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace neuron_chunk {
+#include "values.hpp"
 
-enum class RowType { kBfloat16, kFloat16, kFloat32 };
+namespace neuron_chunk {
 
 struct RowProduct {
   const float* inputs;  // [tokens, count]

@@ -216,9 +216,21 @@ std::vector<Interval> select_topk(const float* importance, std::size_t count, st
   return found;
 }
 
+std::vector<Interval> select_topk_keeping(const float* importance, std::size_t count,
+                                          double kept) {
+  std::vector<double> order(count);
+  std::transform(importance, importance + count, order.begin(), summable);
+  std::sort(order.begin(), order.end(), std::greater<double>());
+  double sum = 0.0;
+  std::size_t rows = 0;
+  while (rows < count && sum < kept) sum += order[rows++];
+  return select_topk(importance, count, static_cast<std::int64_t>(rows));
+}
+
 std::vector<Interval> select_greedy(const float* importance, std::size_t count, std::int64_t rows,
-                                    const GreedyOptions& options) {
+                                    const GreedyOptions& options, double kept) {
   check(options, count);
+  if (std::isnan(kept)) throw std::invalid_argument("what is to be kept is not a number");
   std::size_t left = clamp_rows(rows, count);
   thread_local std::vector<double> sums;
   thread_local std::vector<Window> windows;
@@ -228,17 +240,19 @@ std::vector<Interval> select_greedy(const float* importance, std::size_t count, 
   // sorted at a time, and those that earlier choices have ruled out leave before the next round:
   // most of them are never sorted at all.
   RowSet chosen(count);
+  double sum = 0.0;
   auto next = windows.begin();
   auto stop = windows.end();
   std::ptrdiff_t round = 1024;
-  while (next != stop && left > 0) {
+  while (next != stop && left > 0 && sum < kept) {
     const auto sorted = next + std::min(round, stop - next);
     if (sorted != stop) std::nth_element(next, sorted, stop, better);
     std::sort(next, sorted, better);
-    for (; next != sorted && left > 0; ++next) {
+    for (; next != sorted && left > 0 && sum < kept; ++next) {
       if (next->rows > left || chosen.touches(next->first, next->rows)) continue;
       chosen.add(next->first, next->rows);
       left -= next->rows;
+      sum += sums[next->first + next->rows] - sums[next->first];
     }
     stop = std::remove_if(next, stop, [&](const Window& window) {
       return window.rows > left || chosen.touches(window.first, window.rows);

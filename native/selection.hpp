@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace neuron_chunk {
@@ -17,6 +18,10 @@ struct Interval {
 // The `rows` most important of `count` rows (all of them when rows >= count), as ascending
 // intervals that don't touch. Ties go to the lower index; NaN counts as minus infinity.
 std::vector<Interval> select_topk(const float* importance, std::size_t count, std::int64_t rows);
+
+// As few rows as keep at least `kept` of the summed importance; all of them where none do. NaN
+// counts as 0 in the sum.
+std::vector<Interval> select_topk_keeping(const float* importance, std::size_t count, double kept);
 
 // Kilobytes (1024 bytes) as the paper's Algorithm 1 takes them.
 struct GreedyOptions {
@@ -33,9 +38,11 @@ struct GreedyOptions {
 // Algorithm 1 of arXiv 2511.18692. Windows of equal score are walked smaller ones first, then
 // lower first rows first. T between two table entries is interpolated linearly; below the first
 // it is the first, beyond the last it grows in proportion to the bytes. Importance that is NaN
-// counts as 0. Throws std::invalid_argument.
+// counts as 0. The walk ends as soon as `kept` of the summed importance is reached. Throws
+// std::invalid_argument.
 std::vector<Interval> select_greedy(const float* importance, std::size_t count, std::int64_t rows,
-                                    const GreedyOptions& options);
+                                    const GreedyOptions& options,
+                                    double kept = std::numeric_limits<double>::infinity());
 
 // A storage profile's T(s): two lines that meet at the knee, in KiB (1024 bytes) and seconds.
 struct TwoLines {

@@ -99,6 +99,9 @@ class UringBackend : public Backend {
   // Added up in the eventfd: a stop stays visible whatever number of work calls came with it.
   static constexpr std::uint64_t kWork = 1;
   static constexpr std::uint64_t kStop = std::uint64_t{1} << 32;
+  // A device serves what it has been given all at once, so what is wanted first would come as
+  // late as what is wanted last: it gets no more than keeps it busy.
+  static constexpr std::int64_t kMostBytes = std::int64_t{16} << 20;
   static constexpr int kPatience = 1000;  // refusals in a row, most of them a millisecond apart
 
   void ring_bell(std::uint64_t what) {
@@ -113,10 +116,11 @@ class UringBackend : public Backend {
     arm_bell();
     while (!stopping || free_.size() != slots_.size()) {
       Ticket ticket;
-      while (!free_.empty() && queue_.try_take(ticket)) {
+      while (!free_.empty() && in_flight_ < kMostBytes && queue_.try_take(ticket)) {
         Slot* const slot = free_.back();
         free_.pop_back();
         *slot = {ticket, 0};
+        in_flight_ += ticket.request->length;
         prepare(*slot);
       }
       const int result = io_uring_submit_and_wait(ring_.get(), 1);
@@ -183,6 +187,7 @@ class UringBackend : public Backend {
         return;
       }
     }
+    in_flight_ -= request.length;
     queue_.finish(slot.ticket, slot.got, error);
     free_.push_back(&slot);
   }
@@ -218,6 +223,7 @@ class UringBackend : public Backend {
   Ring ring_;
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
+  std::int64_t in_flight_ = 0;  // bytes
   int bell_ = -1;
   std::uint64_t bell_count_ = 0;
   std::thread driver_;

@@ -33,7 +33,7 @@ class Correction:
 
 
 class StepTimes:
-    """What whole steps took, by kind: with everything read, and with rows skipped.
+    """What whole steps took, by kind: with everything read, and with rows skipped in some way.
 
     Skipping rows costs choosing and shorter reads. Whether it is worth that is a matter of the
     whole step's wall time, not of the reads' alone.
@@ -43,37 +43,37 @@ class StepTimes:
     _ENOUGH = 3       # steps that are believed
     _BEFORE_TRIAL = 8  # sparse steps until one that reads everything is tried
     _AGAIN = 64       # steps after which the other way is tried once more
+    _MOST = 64        # kinds and ways remembered
 
     def __init__(self):
         self._dense: dict[object, deque[float]] = {}
-        self._sparse: dict[object, deque[float]] = {}
-        self._since: dict[object, int] = {}
+        self._sparse: dict[tuple, deque[float]] = {}
+        self._since: dict[tuple, int] = {}
 
-    def observe(self, kind: object, everything: bool, seconds: float) -> None:
-        """Note what a step of this kind took."""
-        side = self._dense if everything else self._sparse
-        side.setdefault(kind, deque(maxlen=self._NEWEST)).append(seconds)
-        self._since[kind] = self._since.get(kind, 0) + 1
+    def observe(self, kind: object, way: object, everything: bool, seconds: float) -> None:
+        """Note what a step of this kind took that was to skip rows in this way."""
+        side, key = (self._dense, kind) if everything else (self._sparse, (kind, way))
+        side.setdefault(key, deque(maxlen=self._NEWEST)).append(seconds)
+        self._since[kind, way] = self._since.get((kind, way), 0) + 1
+        for kept in (self._dense, self._sparse, self._since):
+            if len(kept) > self._MOST:
+                del kept[next(iter(kept))]
 
     def dense(self, kind: object) -> float | None:
         """Return what a step of this kind takes that reads everything; None: not known yet."""
         found = self._dense.get(kind)
         return statistics.median(found) if found else None
 
-    def dense_is_faster(self, kind: object) -> bool:
-        """Whether a step of this kind that is to skip rows had better read everything."""
-        sparse = self._sparse.get(kind, ())
+    def dense_is_faster(self, kind: object, way: object) -> bool:
+        """Whether a step of this kind that is to skip rows in this way had better read all."""
+        sparse = self._sparse.get((kind, way), ())
         if len(sparse) < self._ENOUGH:
             return False
-        since = self._since.get(kind, 0)
+        since = self._since.get((kind, way), 0)
         if kind not in self._dense:
             return since >= self._BEFORE_TRIAL
         faster = statistics.median(self._dense[kind]) < statistics.median(sparse)
         if since >= self._AGAIN:
-            self._since[kind] = 0
+            self._since[kind, way] = 0
             return not faster
         return faster
-
-    def forget_sparse(self) -> None:
-        """Forget what skipping took: it is done in another way from now on."""
-        self._sparse.clear()

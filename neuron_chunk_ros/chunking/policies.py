@@ -32,6 +32,7 @@ _PAGE = 4096  # bytes of memory
 # Estimates err by some five percent: a selection that promises to save less is not one.
 _WORTHWHILE = 0.92
 _SEARCH_STEPS = 12
+_HAIR = 1 - 1e-9  # sums may have been added up in another order
 # No window of greedy's is longer: the longest saturation size in the paper. A drive that gains its
 # last percent with reads of a megabyte would have it try three times as many, to no avail.
 _LONGEST_WINDOW_KIB = 348
@@ -104,19 +105,9 @@ class Policy(ABC):
                 high = middle
         return best
 
+    @abstractmethod
     def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
-        """Choose the fewest rows whose summed importance is at least `kept`."""
-        count = len(importance)
-        wanted = kept / max(float(importance.sum(dtype=np.float64)), 1e-300) * (1 - 1e-9)
-        best, low, high = runs.whole(count), 0, count
-        while high - low > 1:
-            middle = (low + high) // 2
-            chosen = self._choose(importance, middle, row_bytes)
-            if len(chosen) and runs.share(importance, chosen) >= wanted:
-                best, high = chosen, middle
-            else:
-                low = middle
-        return self._or_whole(best, count, row_bytes)
+        """Choose little whose summed importance is at least `kept`; at least the smallest run."""
 
     def seconds(self, chosen: np.ndarray, row_bytes: int) -> float:
         """Return what reading these runs takes by the profile, in whole blocks."""
@@ -153,6 +144,10 @@ class Dense(Policy):
         """Choose everything, whatever it takes."""
         return runs.whole(len(importance))
 
+    def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
+        """Choose everything, whatever is to be kept."""
+        return runs.whole(len(importance))
+
     def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
         return runs.whole(len(importance))
 
@@ -163,6 +158,11 @@ class TopK(Policy):
     name = 'topk'
     falls_back = False
 
+    def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
+        """Choose the fewest rows whose summed importance is at least `kept`."""
+        chosen = _native.select_topk_keeping(importance, kept * _HAIR)
+        return chosen if len(chosen) else _native.select_topk(importance, 1)
+
     def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
         return _native.select_topk(importance, rows)
 
@@ -172,14 +172,29 @@ class Greedy(Policy):
 
     name = 'greedy'
 
+    def keeping(self, importance: np.ndarray, kept: float, row_bytes: int) -> np.ndarray:
+        """Walk Algorithm 1's chunks until they keep this sum of importance."""
+        count, kept = len(importance), kept * _HAIR
+        chosen = self._walk(importance, count, row_bytes, kept)
+        if not len(chosen):
+            chosen = _native.select_topk(importance, 1)
+        total = float(importance.sum(dtype=np.float64))
+        if runs.share(importance, chosen) * total < kept:
+            return runs.whole(count)  # what is left lies in gaps narrower than any window
+        return self._or_whole(chosen, count, row_bytes)
+
     def _choose(self, importance: np.ndarray, rows: int, row_bytes: int) -> np.ndarray:
+        return self._walk(importance, rows, row_bytes, math.inf)
+
+    def _walk(self, importance: np.ndarray, rows: int, row_bytes: int,
+              kept: float) -> np.ndarray:
         size, jump = greedy_parameters(len(importance), row_bytes)
         # A longer run pays the saturated price per KiB anyhow. A window must hold at least one
         # row, though.
         largest = max(min(self.profile.saturation_kib, _LONGEST_WINDOW_KIB), size,
                       -(-row_bytes // 1024))
         return _native.select_greedy(importance, rows, row_bytes, _table(self.profile, largest),
-                                     size, largest, size, jump)
+                                     size, largest, size, jump, kept)
 
 
 class Optimal(Policy):

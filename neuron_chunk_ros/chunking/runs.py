@@ -52,6 +52,8 @@ def difference(runs: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the runs of the rows that `runs` holds and `others` does not."""
     if not len(runs) or not len(others):
         return runs
+    if len(others) == 1 and others[0].sum() <= runs[0, 0]:
+        return runs
     ends = [int(r[-1].sum()) for r in (runs, others)]
     edges = np.zeros(max(ends) + 1, np.int32)
     for found, sign in ((runs, 1), (others, -2)):  # 1 where only the first holds a row
@@ -60,6 +62,35 @@ def difference(runs: np.ndarray, others: np.ndarray) -> np.ndarray:
     held = np.concatenate([[0], np.cumsum(edges) == 1, [0]])
     steps = np.flatnonzero(np.diff(held))
     return np.stack([steps[::2], steps[1::2] - steps[::2]], axis=1).astype(np.int64)
+
+
+def behind(runs: np.ndarray, first: int) -> np.ndarray:
+    """Return the runs of the rows from `first` on."""
+    if not len(runs) or runs[0, 0] >= first:
+        return runs
+    found = runs[runs.sum(axis=1) > first]
+    if len(found) and found[0, 0] < first:
+        found[0] = first, found[0].sum() - first
+    return found
+
+
+def common(runs: np.ndarray, others: np.ndarray) -> int:
+    """Return how many rows both hold."""
+    if len(others) == 1:
+        first, end = others[0, 0], others[0].sum()
+        return int(np.clip(np.minimum(runs.sum(axis=1), end) - np.maximum(runs[:, 0], first), 0,
+                           None).sum())
+    return count(others) - count(difference(others, runs))
+
+
+def without(importance: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return a copy in which the rows that the runs hold have no importance."""
+    rest = importance.copy()
+    if len(runs) == 1:
+        rest[runs[0, 0]:runs[0].sum()] = 0
+    else:
+        rest[indices(runs)] = 0
+    return rest
 
 
 def indices(runs: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@
 Importance is the mean of |activation| over a step's tokens of one kind (Neuron Chunking, section
 3.1). Text and visual tokens choose separately: their activations have little in common, and one
 mixed selection costs most of the accuracy. What is read for either serves both. A group's head is
-in memory: what it holds is kept without being chosen.
+in memory, and some rows may have been read ahead: what is there is kept without being chosen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from neuron_chunk_ros import _native
 from neuron_chunk_ros.chunking import make_policy, runs
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.chunking.deadline import Pacer
@@ -27,7 +28,7 @@ from neuron_chunk_ros.storage.profile import Profile
 
 _FRONTIER_EVERY = 4  # steps of a kind; a frontier costs as much as a selection, changes slowly
 _TEXT_SHARE = 0.5    # of a group's time budget, where a step has tokens of both kinds
-_FEW = 16            # tokens; from here on importance is a product of matrices
+_NATIVE = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}
 _NOTHING = np.empty((0, 2), np.int64)
 
 
@@ -60,10 +61,16 @@ class Chooser:
         self.policy, self.sparsity, self.text_sparsity = policy, sparsity, text_sparsity
         self.deadline_ms = deadline_ms
         self._select = make_policy(policy, self.profile, self._block_size)
-        self._times.forget_sparse()
+        self._way = policy, sparsity, text_sparsity
+        self.may_exceed = self._select.falls_back
         # Nothing is ever skipped, so rows can be read before anyone knows the activations.
         self.dense = policy == 'dense' or (
             not deadline_ms and sparsity == 0 and text_sparsity == 0)
+
+    @property
+    def habit(self) -> tuple:
+        """What steps have in common that choose much alike."""
+        return self.kind, self._way
 
     def begin(self, step: Step) -> None:
         """Start a step."""
@@ -82,39 +89,48 @@ class Chooser:
         if self.paced and self._dense_fits(kind):
             self.everything, self.paced = True, False
         elif not self.everything and self._select.falls_back and (
-                self._times.dense_is_faster(kind)):
+                self._times.dense_is_faster(kind, self._way)):
             self.everything, self.paced = True, False
         if self.paced:
             self._pacer.begin(kind, self.deadline_ms / 1e3)
 
-    def choose(self, group: Group, inputs: torch.Tensor, step: Step) -> np.ndarray:
-        """Return the runs to read of a group's tail and enter them in the bill; may be none.
+    def choose(self, group: Group, inputs: torch.Tensor, step: Step,
+               ahead: np.ndarray = _NOTHING) -> tuple[np.ndarray, np.ndarray]:
+        """Choose the rows to read of a group's tail and enter them in the bill.
 
         :param inputs: [tokens, rows], in the order in which the rows lie on flash.
+        :param ahead: runs of the tail that have been read already; they will be multiplied.
+        :return: the runs to read, and what would have been chosen with nothing there. May be none.
         """
         head, bill = self._heads[group.name], step.bill
         if self.everything or head == group.rows:
-            chosen, kept = runs.between(head, group.rows), 1.0
+            ideal = runs.between(head, group.rows)
+            chosen, kept = runs.difference(ideal, ahead), 1.0
         else:
-            importance = self._importance(inputs)
-            every = importance[-1]
-            choices = (self._in_time(group, head, importance[:-1], every, step) if self.paced
-                       else self._by_fraction(group, head, importance[:-1]))
-            choices = [choice for choice in choices if len(choice)]
-            chosen = runs.union(choices, group.rows) if choices else _NOTHING
-            kept = _kept(every, head, chosen)
+            importance, every = self._importance(inputs)
+            if self.paced:
+                chosen = ideal = self._in_time(group, head, importance, every, step)
+            else:
+                chosen, ideal = self._by_fraction(group, head, importance, ahead)
+            kept = _kept(every, head, ahead, chosen)
         foretold = self._select.seconds(chosen, group.row_bytes)
+        if len(ahead):
+            foretold += self._select.seconds(ahead, group.row_bytes)
+            bill.rows_selected += runs.count(ahead)
+            bill.rows_ahead += runs.count(ahead)
+            bill.rows_ahead_wanted += runs.common(ideal, ahead)
         bill.profile_seconds += foretold
         bill.estimated_seconds += foretold * self._correction.factor
-        bill.chunks += len(chosen)
+        bill.chunks += len(chosen) + len(ahead)
         bill.rows_selected += head + runs.count(chosen)
         bill.rows_held += head
         bill.rows_total += group.rows
         bill.importance_kept += group.rows * kept
-        if len(chosen):
-            bill.contiguity = [a + int(b) for a, b in zip(
-                bill.contiguity, runs.contiguity(chosen, len(bill.contiguity)), strict=True)]
-        return chosen
+        for found in (chosen, ahead):
+            if len(found):
+                bill.contiguity = [a + int(b) for a, b in zip(
+                    bill.contiguity, runs.contiguity(found, len(bill.contiguity)), strict=True)]
+        return chosen, ideal
 
     def done(self) -> None:
         """Note that a group has been multiplied."""
@@ -124,7 +140,7 @@ class Chooser:
         """Learn from a finished step."""
         bill = step.bill
         self._correction.observe(bill.profile_seconds, bill.read_seconds)
-        self._times.observe(self.kind, self.everything, bill.seconds)
+        self._times.observe(self.kind, self._way, self.everything, bill.seconds)
         if self.deadline_ms and not self.dense:
             bill.deadline_missed = self._floored or bill.seconds > 1.1 * self.deadline_ms / 1e3
         if self.paced:
@@ -152,45 +168,58 @@ class Chooser:
             return [('visual', None, self.sparsity)]
         return [('text', ~visual, self.text_sparsity), ('visual', visual, self.sparsity)]
 
-    def _importance(self, inputs: torch.Tensor) -> np.ndarray:
-        """Return the mean magnitudes [kinds + 1, rows], float32: of each kind, and of all."""
+    def _importance(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean magnitudes of each kind, float32 [kinds, rows], and of all, [rows]."""
         tokens = len(inputs)
         if self._weights is None or self._weights.shape[1] != tokens:
-            weights = torch.zeros(len(self._kinds) + 1, tokens, device=inputs.device)
-            for row, (_, mine, _) in zip(weights, self._kinds, strict=False):
+            weights = torch.zeros(len(self._kinds), tokens, device=inputs.device)
+            for row, (_, mine, _) in zip(weights, self._kinds, strict=True):
                 row[slice(None) if mine is None else mine] = 1.0
-            weights[-1] = 1.0
-            self._weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-        if tokens == 1:
-            return inputs.abs().float().expand(len(self._weights), -1).cpu().numpy()
-        dtype = inputs.dtype if tokens >= _FEW else torch.float32
-        return (self._weights.to(dtype) @ inputs.abs().to(dtype)).float().cpu().numpy()
+            counts = weights.sum(dim=1)
+            self._weights = weights / counts.clamp(min=1)[:, None]
+            self._shares = (counts / counts.sum().clamp(min=1)).cpu().numpy()
+        if inputs.device.type != 'cpu' or inputs.dtype not in _NATIVE:
+            found = (self._weights @ inputs.abs().float()).cpu().numpy()
+        else:
+            if inputs.stride(1) != 1:
+                inputs = inputs.contiguous()
+            found = np.empty((len(self._weights), inputs.shape[1]), np.float32)
+            _native.magnitudes(inputs.data_ptr(), _NATIVE[inputs.dtype],
+                               inputs.stride(0) * inputs.dtype.itemsize, self._weights.numpy(),
+                               found, torch.get_num_threads())
+        return found, found[0] if len(found) == 1 else self._shares @ found
 
-    def _by_fraction(self, group: Group, head: int, importance: np.ndarray) -> list[np.ndarray]:
-        choices = []
+    def _by_fraction(self, group: Group, head: int, importance: np.ndarray,
+                     ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        choices, ideals = [], []
         for (kind, _, wanted), mine in zip(self._kinds, importance, strict=True):
             sparsity = self.budgets.sparsity(group.name, kind, wanted)
             rows = round(group.rows * (1 - sparsity))
             chosen = self._select(mine, rows, group.row_bytes)
-            if head:
-                # With the head at least what would be kept without, and no row more.
-                chosen = self._rest(mine, head, runs.share(mine, chosen), group.row_bytes)
+            ideals.append(chosen)
+            if head or len(ahead):
+                # With what is there at least what would be kept without, and no row more.
+                chosen = self._rest(mine, head, runs.share(mine, chosen), group.row_bytes, ahead)
             choices.append(chosen)
-        return choices
+        chosen = _union(choices, group.rows)
+        return runs.difference(chosen, ahead), runs.behind(_union(ideals, group.rows), head)
 
-    def _rest(self, importance: np.ndarray, head: int, share: float,
-              row_bytes: int) -> np.ndarray:
-        """Return the runs of the tail that keep, with the head, this share of the importance."""
+    def _rest(self, importance: np.ndarray, head: int, share: float, row_bytes: int,
+              ahead: np.ndarray = _NOTHING) -> np.ndarray:
+        """Return the runs of the tail that keep, with what is there, this share of importance."""
+        if len(ahead) == 1 and ahead[0, 0] == head:
+            head, ahead = head + int(ahead[0, 1]), _NOTHING
+        rest = runs.without(importance, ahead) if len(ahead) else importance
+        tail = np.ascontiguousarray(rest[head:])
         total = float(importance.sum(dtype=np.float64))
-        held = float(importance[:head].sum(dtype=np.float64))
-        if total <= 0 or share * total <= held * (1 + 1e-6):
+        left = float(tail.sum(dtype=np.float64))
+        wanted = share * total - (total - left)
+        if total <= 0 or wanted <= 1e-6 * total:
             return _NOTHING
-        tail = np.ascontiguousarray(importance[head:])
-        wanted = min(share * total - held, float(tail.sum(dtype=np.float64)))
-        return _shifted(self._select.keeping(tail, wanted, row_bytes), head)
+        return _shifted(self._select.keeping(tail, min(wanted, left), row_bytes), head)
 
     def _in_time(self, group: Group, head: int, importance: np.ndarray, every: np.ndarray,
-                 step: Step) -> list[np.ndarray]:
+                 step: Step) -> np.ndarray:
         factor = self._correction.factor
         share = self._pacer.share(group.name, time.perf_counter() - self._began,
                                   step.bill.read_seconds) / factor
@@ -214,11 +243,10 @@ class Chooser:
                                     head))
         if self._floor:
             for number, mine in enumerate(importance):
-                if _kept(mine, head, runs.union(choices, group.rows)) < self._floor:
+                if _kept(mine, head, _union(choices, group.rows)) < self._floor:
                     choices[number] = self._rest(mine, head, self._floor, group.row_bytes)
                     self._floored = True
-            choices = [choice for choice in choices if len(choice)]
-        return choices
+        return _union(choices, group.rows)
 
 
 def _shifted(chosen: np.ndarray, rows: int) -> np.ndarray:
@@ -227,8 +255,13 @@ def _shifted(chosen: np.ndarray, rows: int) -> np.ndarray:
     return chosen
 
 
-def _kept(importance: np.ndarray, head: int, chosen: np.ndarray) -> float:
-    """Return the share of the importance in the head and the runs behind it."""
-    if head:
-        chosen = np.concatenate([[[0, head]], chosen])
-    return runs.share(importance, chosen) if len(chosen) else 0.0
+def _union(choices: list[np.ndarray], rows: int) -> np.ndarray:
+    choices = [choice for choice in choices if len(choice)]
+    return runs.union(choices, rows) if choices else _NOTHING
+
+
+def _kept(importance: np.ndarray, head: int, *others: np.ndarray) -> float:
+    """Return the share of the importance in the head and in runs behind it that share no row."""
+    every = [np.array([[0, head]], np.int64)] if head else []
+    every += [found for found in others if len(found)]
+    return runs.share(importance, np.concatenate(every)) if every else 0.0

@@ -3,15 +3,16 @@
 """Multiplying by rows of which some are held in memory and the rest stream in from flash.
 
 A group is a head that is held and a tail on flash. What is chosen and read is of the tail; while
-it is on its way the head is multiplied. Pieces of a tail that fit a buffer are read ahead of the
-products: of the same group, and where nothing has to be chosen first, of the groups behind it;
-where something has, what the last frame chose of the next group (read_ahead).
-Memory is the heads and the buffers, whatever the model's size.
+it is on its way the head is multiplied. Pieces of a tail are read ahead of the products: of the
+same group, and where nothing has to be chosen first, of the groups behind it; where something has,
+what is likely to be chosen of the next group (read_ahead.py).
+Memory is the heads and the ring of pieces, whatever the model's size.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,15 +27,17 @@ from neuron_chunk_ros.engine import rows as stored_rows
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.device_copies import DeviceCopies
 from neuron_chunk_ros.engine.heads import Heads
-from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum
-from neuron_chunk_ros.engine.read_ahead import ReadAhead
+from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum, padded, unpadded
+from neuron_chunk_ros.engine.read_ahead import LastChoice, NextRows
+from neuron_chunk_ros.engine.ring import Ring
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
-BUFFERS = 3
+_MOST_UNDER_WAY = 8  # pieces
 _NOTHING = np.empty((0, 2), np.int64)
+_PAGE = 4096
 _EARLY_BYTES = 2 << 20  # that a product of few tokens waits for
 LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
 
@@ -48,20 +51,19 @@ class GroupProducts(Protocol):
 
 @dataclass
 class _Flight:
-    """A piece under way: its rows, the buffer it lands in and the batch that reads it."""
+    """A piece under way: its rows, where it lands and the batch that reads it."""
 
     group: str
     rows: np.ndarray
-    buffer: int
+    at: int
     batch: object
     started: float
 
 
 @dataclass
 class _Arrived:
-    """Rows of a piece that lie in its buffer: all that are left of it, or the next few."""
+    """Rows of a piece that are there: all that are left of it, or the next few."""
 
-    buffer: int
     rows: np.ndarray       # runs
     weights: torch.Tensor  # [rows, columns]
     room: int              # rows of memory behind that may be overwritten
@@ -73,33 +75,34 @@ class FlashProducts:
 
     def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, heads: Heads,
                  piece_bytes: int, device: str = 'cpu'):
-        """Allocate the buffers.
+        """Allocate the memory that is read into.
 
-        :param piece_bytes: size of each of the BUFFERS buffers; raised to hold one row.
+        :param piece_bytes: the largest piece, a third of it; raised to hold one row.
         :param device: where products are computed.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
         self._slack = slack_bytes(reader)
-        self.piece_bytes, room = piece_size(bundle, self._slack, piece_bytes)
-        self._buffers = [reader.allocate(self.piece_bytes + room) for _ in range(BUFFERS)]
-        self._views = [torch.frombuffer(b, dtype=torch.uint8) for b in self._buffers]
-        self._copies = (DeviceCopies(self._views, torch.device(device))
+        self.piece_bytes, ring_bytes = ring_size(bundle, self._slack, piece_bytes)
+        self._buffer = reader.allocate(ring_bytes)
+        self._view = torch.frombuffer(self._buffer, dtype=torch.uint8)
+        self._ring = Ring(ring_bytes)
+        self._copies = (DeviceCopies(self._view, self.piece_bytes, torch.device(device))
                         if torch.device(device).type == 'cuda' else None)
-        self._scratch, self._guesses = Scratch(), ReadAhead()
-        self._turn = 0
+        self._scratch, self._last_choice, self._next_rows = Scratch(), LastChoice(), NextRows()
         self._flights: deque[_Flight] = deque()
-        self._ahead: Iterator[tuple[Group, np.ndarray]] = iter(())
+        self._go_ahead(iter(()))
         self._names = list(bundle.groups)
         self._file = {name: bundle.file_index(g) for name, g in bundle.groups.items()}
         self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
         self._read_until = 0.0
-        self._step, self._goes_on = Step('prefill', 0), False
+        self._rate = 0.0  # bytes/s that the last step read
+        self._step, self._goes_on, self._guessed = Step('prefill', 0), False, False
         chooser.begin(self._step)
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory the buffers take."""
-        return sum(b.nbytes for b in self._buffers)
+        """Memory that is read into."""
+        return self._buffer.nbytes
 
     def begin(self, step: Step) -> None:
         """Start a step."""
@@ -107,17 +110,19 @@ class FlashProducts:
         step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
         self.chooser.begin(step)
         self._goes_on = self.chooser.dense and step.tokens <= FEW
-        # By milliseconds it depends on the moment what is chosen.
-        guessed = not self.chooser.everything and not self.chooser.paced and step.tokens > FEW
-        self._guesses.begin(self.chooser.kind if guessed else None)
-        self._ahead = self._all_pieces() if self.chooser.everything else iter(())
+        # By milliseconds it depends on the moment what is chosen; a baseline reads just that.
+        self._guessed = self.chooser.may_exceed and not (
+            self.chooser.everything or self.chooser.paced)
+        self._last_choice.begin(
+            self.chooser.habit if self._guessed and step.tokens > FEW else None)
+        self._go_ahead(self._all_pieces() if self.chooser.everything else iter(()))
         if self._flights and not self.chooser.everything:
             self.abandon()  # read ahead for a step that was to want everything
         for flight in self._flights:
             following = next(self._ahead, None)
             if following is None or not _same(flight, *following):
                 self.abandon()
-                self._ahead = self._all_pieces()
+                self._go_ahead(self._all_pieces())
                 break
         self._top_up(deque())
 
@@ -125,7 +130,9 @@ class FlashProducts:
         """Close the step and hand out its bill."""
         bill = self._step.end()
         self.chooser.end(self._step)
-        self._guesses.end()
+        self._last_choice.end()
+        if bill.bytes_read and bill.read_seconds:
+            self._rate = bill.bytes_read / bill.read_seconds
         return bill
 
     def abandon(self) -> None:
@@ -136,13 +143,14 @@ class FlashProducts:
         while self._flights:
             # Not by dropping the flight: an exception on its way up may still hold it.
             self._flights.popleft().batch = None
+        self._ring.clear()
 
     def close(self) -> None:
-        """Take back reads under way, let go of buffers and heads."""
+        """Take back reads under way, let go of the memory."""
         self.abandon()
         if self._copies is not None:
             self._copies.close()
-        self._views, self._buffers, self._order = [], [], {}
+        self._view, self._buffer, self._order = None, None, {}
         self._scratch.clear()
         self.heads.close()
 
@@ -156,14 +164,18 @@ class FlashProducts:
         step.check()
         inputs = self._as_stored(group, inputs)
         started = time.perf_counter()
-        chosen = self.chooser.choose(group, inputs, step)
+        free, waited = self._read_until, bill.wait_seconds
+        came = self._came_ahead(group)
+        ahead = np.concatenate(came) if came else _NOTHING
+        chosen, ideal = self.chooser.choose(group, inputs, step, ahead)
         missing = self.heads.missing(group)
-        if missing:
+        if missing:  # what fills a head isn't read again
             head = self.heads.rows[group.name]
-            chosen = runs.union([np.array([[head - missing, missing]], np.int64), chosen],
-                                group.rows) if len(chosen) else np.array(
-                                    [[head - missing, missing]], np.int64)
-        waiting, pending = self._plan(group, chosen, missing > 0)
+            filling = np.array([[head - missing, missing]], np.int64)
+            chosen = runs.union([filling, chosen], group.rows) if len(chosen) else filling
+        elif self._guessed:
+            self._last_choice.note(group.name, ideal, ahead)
+        waiting, pending = self._plan(group, came, chosen)
         self._top_up(pending)
         chose = time.perf_counter()
         bill.select_seconds += chose - started
@@ -177,45 +189,46 @@ class FlashProducts:
             for arrived in self._arrivals(group, early=total.few):
                 weights = arrived.weights
                 if self._copies is not None:
-                    weights = self._copies.copy(arrived.buffer, weights)
+                    weights = self._copies.copy(weights)
                 if arrived.last:
                     self._top_up(pending)
                 self._add(total, group, arrived.rows, weights, arrived.room)
                 if missing and len(arrived.rows):
                     first, count = arrived.rows[0].tolist()
                     self.heads.fill(group, first, weights[:count])
-                if self._copies is not None:
-                    self._copies.release()
+                copied = None if self._copies is None else self._copies.release()
+                if arrived.last:
+                    self._ring.give_back(copied)
                 step.check()
+            self._top_up(pending)
         self.chooser.done()
         step.group_done(len(self._names))
+        if self._guessed and not missing:
+            self._next_rows.note(self.chooser.habit, group.name,
+                                 max(0.0, chose - max(free, step.started)),
+                                 bill.wait_seconds - waited, self._rate)
         return total.result()
 
-    def _plan(self, group: Group, chosen: np.ndarray,
-              filling: bool) -> tuple[list[np.ndarray], deque]:
+    def _came_ahead(self, group: Group) -> list[np.ndarray]:
+        """Return the pieces that were read ahead of the choice; where there is one, that is."""
+        if self.chooser.everything:
+            return []
+        if any(flight.group != group.name for flight in self._flights):
+            self.abandon()  # a group was left out: not ours to guess
+        return [flight.rows for flight in self._flights]
+
+    def _plan(self, group: Group, came: list[np.ndarray],
+              chosen: np.ndarray) -> tuple[list[np.ndarray], deque]:
         """Return the pieces to wait for, in order, and those that have to be asked for yet."""
         if self.chooser.everything:
             waiting = self._cut(group, chosen)
             if not waiting or (self._flights and _same(self._flights[0], group, waiting[0])):
                 return waiting, deque()
             self.abandon()
-            self._ahead = self._all_pieces(group.name)
+            self._go_ahead(self._all_pieces(group.name))
             return waiting, deque((group, rows) for rows in waiting)
-        if any(flight.group != group.name for flight in self._flights):
-            self.abandon()  # a group was left out: not ours to guess
-        came = [flight.rows for flight in self._flights]
-        if came:
-            # What was read ahead is multiplied, chosen or not: it is there.
-            ahead, bill = np.concatenate(came), self._step.bill
-            wanted = self._guesses.note(group.name, chosen, ahead)
-            bill.rows_ahead += runs.count(ahead)
-            bill.rows_ahead_wanted += wanted
-            bill.rows_selected += runs.count(ahead) - wanted
-            chosen = runs.difference(chosen, ahead)
-        elif not filling:  # what fills a head isn't read again
-            self._guesses.note(group.name, chosen, _NOTHING)
         rest = self._cut(group, chosen)
-        self._ahead = self._guessed_pieces(group.name)
+        self._go_ahead(self._guessed_pieces(group.name) if self._guessed else iter(()))
         return came + rest, deque((group, rows) for rows in rest)
 
     def _guessed_pieces(self, before: str) -> Iterator[tuple[Group, np.ndarray]]:
@@ -224,11 +237,16 @@ class FlashProducts:
         if at == len(self._names):
             return
         group = self.bundle.groups[self._names[at]]
-        guess = self._guesses.guess(group.name)
-        if guess is None or self.heads.missing(group):
+        if self.heads.missing(group):
             return
-        for rows in self._cut(group, guess):
-            yield group, rows
+        guess = self._last_choice.guess(group.name)
+        if guess is None:
+            head = self.heads.rows[group.name]
+            rows = self._next_rows.nbytes(self.chooser.habit, group.name) // group.row_bytes
+            guess = runs.between(head, min(head + unpadded(rows), group.rows))
+        if guess is not None:
+            for rows in self._cut(group, guess):
+                yield group, rows
 
     def _add(self, total: Sum, group: Group, rows: np.ndarray, weights: torch.Tensor,
              room: int = 0) -> None:
@@ -253,6 +271,10 @@ class FlashProducts:
             return []
         return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
 
+    def _go_ahead(self, pieces: Iterator[tuple[Group, np.ndarray]]) -> None:
+        """Read these ahead from now on."""
+        self._ahead, self._next = pieces, deque()
+
     def _all_pieces(self, after: str = '') -> Iterator[tuple[Group, np.ndarray]]:
         """Yield the pieces of a step that wants every row, from the group after `after` on.
 
@@ -272,21 +294,26 @@ class FlashProducts:
             at = 0
 
     def _top_up(self, pending: deque) -> None:
-        """Keep as many reads under way as buffers allow: the one in use stays as it is."""
-        while len(self._flights) < BUFFERS - 1:
-            following = pending.popleft() if pending else next(self._ahead, None)
-            if following is None:
+        """Keep as many reads under way as there is memory for: what is in use stays as it is."""
+        while len(self._flights) < _MOST_UNDER_WAY:
+            if not pending and not self._next:
+                self._next.extend(itertools.islice(self._ahead, 1))
+            following = pending or self._next
+            if not following or not self._launch(*following[0]):
                 return
-            self._launch(*following)
+            following.popleft()
 
-    def _launch(self, group: Group, rows: np.ndarray) -> None:
-        if self._copies is not None:
-            self._copies.wait_free(self._turn)
+    def _launch(self, group: Group, rows: np.ndarray) -> bool:
+        """Start reading a piece; False where there is no memory for it now."""
+        count = runs.count(rows)
+        room = (padded(count) - count) * group.row_bytes
+        at = self._ring.take(count * group.row_bytes + max(len(rows) * self._slack, room))
+        if at is None:
+            return False
         started = time.perf_counter()
-        batch = self.reader.submit(self._file[group.name], group.extents(rows),
-                                   self._buffers[self._turn])
-        self._flights.append(_Flight(group.name, rows, self._turn, batch, started))
-        self._turn = (self._turn + 1) % BUFFERS
+        batch = self.reader.submit(self._file[group.name], group.extents(rows), self._buffer, at)
+        self._flights.append(_Flight(group.name, rows, at, batch, started))
+        return True
 
     def _arrivals(self, group: Group, early: bool) -> Iterator[_Arrived]:
         """Yield the oldest piece as it comes in; whole, or `early`, in parts.
@@ -294,8 +321,8 @@ class FlashProducts:
         Few tokens are multiplied about as fast as a drive reads: they begin with what is there.
         """
         flight, done = self._flights[0], 0
-        view, count = self._views[flight.buffer], runs.count(flight.rows)
-        weights = stored_rows.stored(view, group, count)
+        count = runs.count(flight.rows)
+        weights = stored_rows.stored(self._view[flight.at:], group, count)
         part = max(1, _EARLY_BYTES // group.row_bytes)
         while early and done + part < count and not flight.batch.ready:
             with self._waiting(group):
@@ -303,13 +330,12 @@ class FlashProducts:
             self._step.check()
             there = min(came // group.row_bytes, count)
             if there >= done + part:
-                yield _Arrived(flight.buffer, runs.part(flight.rows, done, there),
+                yield _Arrived(runs.part(flight.rows, done, there),
                                weights[done:there], 0, False)
                 done = there
         self._land(group, flight)
         rest = flight.rows if not done else runs.part(flight.rows, done, count)
-        yield _Arrived(flight.buffer, rest, weights[done:], len(view) // group.row_bytes - count,
-                       True)
+        yield _Arrived(rest, weights[done:], padded(count) - count, True)
 
     def _land(self, group: Group, flight: _Flight) -> None:
         """Wait for the oldest piece to its end, and enter it in the bill."""
@@ -343,11 +369,13 @@ def slack_bytes(reader: Reader) -> int:
     return 2 * max(reader.block_size, 512) + 4096
 
 
-def piece_size(bundle: Bundle, slack: int, wanted: int) -> tuple[int, int]:
-    """Return a piece's bytes, and how many more a buffer has so that rows may be padded."""
-    widest = max(group.row_bytes for group in bundle.groups.values())
-    most = max(group.nbytes for group in bundle.groups.values()) + slack
-    return max(widest + slack, min(wanted, most)), min(STEP * widest, most)
+def ring_size(bundle: Bundle, slack: int, wanted: int) -> tuple[int, int]:
+    """Return the largest piece's bytes, and the ring's: three of them, padded by a quarter."""
+    groups = bundle.groups.values()
+    widest = max(group.row_bytes for group in groups)
+    most = max(group.nbytes for group in groups) + slack
+    piece = max(widest + slack, min(wanted, most))
+    return piece, 3 * -(-(piece + max(STEP * widest, piece // 4)) // _PAGE) * _PAGE
 
 
 def _same(flight: _Flight, group: Group, rows: np.ndarray) -> bool:

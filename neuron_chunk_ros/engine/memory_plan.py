@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from neuron_chunk_ros.engine.flash_products import BUFFERS, piece_size
+from neuron_chunk_ros.engine.flash_products import ring_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
 from neuron_chunk_ros.engine.kv_cache import kv_shape
 from neuron_chunk_ros.engine.products import TILE_BYTES
@@ -68,11 +68,10 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     :param head_mb: for heads; None: what the budget leaves, none without a budget.
     :raises MemoryBudgetError: where the budget is too small without any head.
     """
-    piece, room = piece_size(bundle, slack, piece_bytes)
     plan = MemoryPlan(
         resident=sum(_held(entry, bundle.dtype, dtype)
                      for entry in bundle.resident_tensors.values()),
-        buffers=BUFFERS * _huge(piece + room),
+        buffers=_huge(ring_size(bundle, slack, piece_bytes)[1]),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
     if cameras > 1:

@@ -96,7 +96,7 @@ class Session:
             answer so far) and verified in one step, where nothing is skipped and it pays.
         :param cameras: of the stream there is to be; memory for several is set aside.
         :param max_context: prompt and answer tokens the KV cache may hold.
-        :param piece_mb: size of each of the three read buffers.
+        :param piece_mb: the largest piece read at once; what is read into is three times as large.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
         :param on_progress: told the share of resident weights that is loaded, 0 to 1, ascending;

@@ -26,8 +26,8 @@ class StepTelemetry:
     requests: int = 0            # reads the device was asked for
     rows_selected: int = 0       # multiplied: held in memory, or read
     rows_held: int = 0           # of these, held in memory
-    rows_ahead: int = 0          # read before they were chosen, as the last frame's were
-    rows_ahead_wanted: int = 0   # of these, chosen then
+    rows_ahead: int = 0          # of the rows selected, read before they were chosen
+    rows_ahead_wanted: int = 0   # of these, rows that would have been chosen anyhow
     rows_total: int = 0
     importance_kept: float = 1.0  # importance of the chosen rows / of all, mean over groups
     contiguity: list[int] = field(default_factory=lambda: [0] * BINS)

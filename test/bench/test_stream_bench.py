@@ -78,9 +78,12 @@ def test_a_question_about_a_stream_has_fewer_tokens_but_reads_no_less(measured):
             assert ours.steps[0].bytes_read == theirs.steps[0].bytes_read
         if way == 'dense':
             assert [step.bytes_used for step in ours.steps] == [flash] * len(ours.steps)
-    appends = {one.way.label: one.bills[-1] for one in measured.appended}
-    assert appends['dense'].bytes_used == flash
-    assert appends['optimal, 50%'].rows_selected < appends['dense'].rows_selected
+    appends = {way: [one.bills[-1] for one in measured.appended if one.way.label == way]
+               for way in ('dense', 'optimal, 50%')}
+    assert {bill.bytes_used for bill in appends['dense']} == {flash}
+    # None at all is left out once a session knows that skipping isn't worth it here.
+    assert max(bill.rows_selected for bill in appends['optimal, 50%']) <= (
+        appends['dense'][0].rows_selected)
 
 
 def test_records_hold_what_was_measured(options, measured):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuron_chunk_ros import _native
 from neuron_chunk_ros._native import reading_seconds, select_greedy, select_topk
 
 
@@ -146,6 +147,42 @@ def test_greedy_keeps_its_promises_on_any_floats(values, rows, row_bytes):
     ends = got.sum(axis=1)
     assert (got[1:, 0] > ends[:-1]).all()
     assert not len(ends) or ends[-1] <= len(values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=120), st.floats(0, 1.1))
+def test_topk_keeping_takes_the_fewest(values, part):
+    values = np.array(values, np.float32)
+    order = np.sort(values.astype(np.float64))[::-1]
+    kept = part * order.sum()
+    fewest = int(np.searchsorted(np.cumsum(order), kept)) + 1 if kept > 0 else 0
+    chosen = _native.select_topk_keeping(values, kept)
+    assert chosen.tolist() == _native.select_topk(values, min(fewest, len(values))).tolist()
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_greedy_keeping_is_the_same_walk_cut_short(seed):
+    rng = np.random.default_rng(seed)
+    values, latency = np.nan_to_num(importance(rng, 700)), table(rng, 64)
+    arguments = 2048, latency, 8, 64, 8, 8
+
+    def kept(found):
+        return sum(values[a:a + n].sum(dtype=np.float64) for a, n in found)
+
+    total = values.sum(dtype=np.float64)
+    for part in (0.0, 0.1, 0.5, 0.9):
+        some = _native.select_greedy(values, 700, *arguments, kept=part * total)
+        more = _native.select_greedy(values, 700, *arguments)  # gaps too narrow for a window stay
+        assert kept(some) >= min(part * total, kept(more)) * (1 - 1e-9)
+        assert kept(some) < part * total + 64 * 1024 / 2048 * values.max() or not part
+        assert set(rows_of(some)) <= set(rows_of(more))
+    assert _native.select_greedy(values, 700, *arguments, kept=np.inf).tolist() == more.tolist()
+    with pytest.raises(ValueError, match='not a number'):
+        _native.select_greedy(values, 700, *arguments, kept=np.nan)
+
+
+def rows_of(found):
+    return [row for first, count in found.tolist() for row in range(first, first + count)]
 
 
 def test_nothing_to_choose_from():

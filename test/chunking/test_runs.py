@@ -83,3 +83,16 @@ def test_part(case, begin, end):
     rows = np.flatnonzero(mask)
     begin, end = sorted((min(begin, len(rows)), min(end, len(rows))))
     np.testing.assert_array_equal(runs.indices(runs.part(found, begin, end)), rows[begin:end])
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=50, max_size=50), min_size=2, max_size=2),
+       st.integers(0, 50))
+def test_common_behind_and_without(masks, first):
+    one, other = (np.array(mask) for mask in masks)
+    assert runs.common(as_runs(one), as_runs(other)) == (one & other).sum()
+    np.testing.assert_array_equal(runs.behind(as_runs(one), first),
+                                  as_runs(one & (np.arange(50) >= first)))
+    importance = np.arange(1, 51, dtype=np.float32)
+    np.testing.assert_array_equal(runs.without(importance, as_runs(one)),
+                                  np.where(one, 0, importance))
+    assert importance.min() == 1  # not in place

@@ -12,8 +12,8 @@ def run(dense, sparse, steps):
     """Return which of so many steps read everything."""
     times, chosen = StepTimes(), []
     for _ in range(steps):
-        everything = times.dense_is_faster('frame')
-        times.observe('frame', everything, dense if everything else sparse)
+        everything = times.dense_is_faster('frame', 'half')
+        times.observe('frame', 'half', everything, dense if everything else sparse)
         chosen.append(everything)
     return chosen
 
@@ -30,18 +30,28 @@ def test_the_faster_way_is_found_and_looked_at_again(dense, sparse):
 def test_kinds_are_learnt_apart():
     times = StepTimes()
     for _ in range(20):
-        times.observe('frame', False, 2.0)
-        times.observe('frame', True, 1.0)
-        times.observe('token', False, 1.0)
-        times.observe('token', True, 2.0)
-    assert times.dense_is_faster('frame') and not times.dense_is_faster('token')
+        times.observe('frame', 'half', False, 2.0)
+        times.observe('frame', 'half', True, 1.0)
+        times.observe('token', 'half', False, 1.0)
+        times.observe('token', 'half', True, 2.0)
+    assert times.dense_is_faster('frame', 'half') and not times.dense_is_faster('token', 'half')
     assert times.dense('frame') == 1.0 and times.dense('unknown') is None
 
 
 def test_another_sparsity_is_another_question():
     times = StepTimes()
     for _ in range(20):
-        times.observe('frame', False, 2.0)
-        times.observe('frame', True, 1.0)
-    times.forget_sparse()
-    assert not times.dense_is_faster('frame')
+        times.observe('frame', 'half', False, 2.0)
+        times.observe('frame', 'half', True, 1.0)
+    assert not times.dense_is_faster('frame', 'most')
+    for _ in range(20):
+        times.observe('frame', 'most', False, 0.5)
+    assert not times.dense_is_faster('frame', 'most')
+    assert times.dense_is_faster('frame', 'half')  # what was learnt is kept meanwhile
+
+
+def test_memory_is_bounded():
+    times = StepTimes()
+    for number in range(1000):
+        times.observe(number % 70, number, number % 2 == 0, 1.0)
+    assert all(len(kept) <= 64 for kept in vars(times).values())

@@ -56,17 +56,19 @@ def test_sparse_steps_equal_those_of_the_cpu(tiny_bundles, sparsity):
 
 def test_a_buffer_is_not_filled_while_it_is_copied():
     """Without its events this fails: the copy is large, the host overwrites at once."""
-    memory = [torch.empty(64 << 20, dtype=torch.uint8) for _ in range(2)]
-    copies = DeviceCopies(memory, torch.device('cuda'))
+    half = 64 << 20
+    memory = torch.empty(2 * half, dtype=torch.uint8)
+    copies, copied = DeviceCopies(memory, half, torch.device('cuda')), [None, None]
     try:
         sums = []
         for turn in range(40):
-            buffer = turn % 2
-            copies.wait_free(buffer)
-            memory[buffer].fill_(turn % 251)
-            found = copies.copy(buffer, memory[buffer])
+            place = memory[turn % 2 * half:][:half]
+            if copied[turn % 2] is not None:
+                copied[turn % 2].synchronize()
+            place.fill_(turn % 251)
+            found = copies.copy(place)
             sums.append((found.min(), found.max()))
-            copies.release()
+            copied[turn % 2] = copies.release()
         for turn, (least, most) in enumerate(sums):
             assert int(least) == int(most) == turn % 251
     finally:

@@ -108,9 +108,9 @@ def test_a_head_keeps_at_least_as_much_and_reads_less(tiny_bundles, policy, spar
             session.configure(sparsity=sparsity)
             kept, chooser = [], session._products.chooser
 
-            def noting(group, inputs, step, choose=chooser.choose, kept=kept):
+            def noting(group, inputs, step, *ahead, choose=chooser.choose, kept=kept):
                 before = step.bill.importance_kept
-                chosen = choose(group, inputs, step)
+                chosen = choose(group, inputs, step, *ahead)
                 if step.kind == 'append':
                     kept.append((step.bill.importance_kept - before) / group.rows)
                 return chosen

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.engine.read_ahead import ReadAhead
+from neuron_chunk_ros.engine.read_ahead import LastChoice, NextRows
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.engine.step import Step
 
@@ -28,34 +28,44 @@ def some_rows(rng, first, end):
 
 
 @pytest.mark.parametrize('head_mb', [0, 0.1])
+@pytest.mark.parametrize('tokens', [1, TOKENS])
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2 ** 32))
-def test_any_guess_leaves_the_product_right(tiny_bundles, head_mb, seed):
-    """Against the plain product over head, choice and what was read ahead, each row once."""
+def test_any_guess_leaves_the_product_right(tiny_bundles, head_mb, tokens, seed):
+    """Against the plain product over head, choice and what was read ahead, each row once.
+
+    And never is less kept than without a guess.
+    """
     rng = np.random.default_rng(seed)
-    with Session.open(tiny_bundles['tiny-qwen2-vl'], policy='topk', sparsity=0.5, piece_mb=0.02,
-                      head_mb=head_mb) as session:
+    with Session.open(tiny_bundles['tiny-qwen2-vl'], policy='optimal', sparsity=0.5,
+                      piece_mb=0.02, head_mb=head_mb) as session:
         products, heads, noted = session._products, session._products.heads, {}
-        plain_note = products._guesses.note
+        chooser = products.chooser
+        plain_choose = chooser.choose
 
-        def note(name, chosen, ahead):
-            noted[name] = (chosen, ahead)
-            return plain_note(name, chosen, ahead)
+        def choose(group, inputs, step, ahead):
+            before = step.bill.importance_kept
+            plain_choose(group, inputs, Step('append', tokens))  # another bill
+            chosen, ideal = plain_choose(group, inputs, step, ahead)
+            kept = (step.bill.importance_kept - before) / group.rows
+            noted[group.name] = (chosen, ahead, ideal, kept)
+            return chosen, ideal
 
-        products._guesses.note = note
-        products._guesses.guess = lambda name: some_rows(
+        chooser.choose = choose
+        products._last_choice.guess = lambda name: some_rows(
             rng, heads.rows[name], session.bundle.groups[name].rows)
         for _ in range(2):  # the first one fills the heads
-            step = Step('append', TOKENS, torch.ones(TOKENS, dtype=torch.bool))
+            visual = torch.ones(tokens, dtype=torch.bool) if tokens > 1 else None
+            step = Step('append' if tokens > 1 else 'decode', tokens, visual)
             step.begin()
             products.begin(step)
             for group in session.bundle.groups.values():
-                inputs = torch.from_numpy(rng.standard_normal((TOKENS, group.rows), np.float32))
+                inputs = torch.from_numpy(rng.standard_normal((tokens, group.rows), np.float32))
                 missing = heads.missing(group)
                 got = products.multiply(group, inputs).clone()
                 if missing:
                     continue
-                chosen, ahead = noted[group.name]
+                chosen, ahead, ideal, kept = noted[group.name]
                 taken = np.zeros(group.rows, bool)
                 taken[:heads.rows[group.name]] = True
                 taken[runs.indices(chosen)] = taken[runs.indices(ahead)] = True
@@ -64,29 +74,65 @@ def test_any_guess_leaves_the_product_right(tiny_bundles, head_mb, seed):
                                       ).reshape(group.rows, group.columns)
                 want = inputs.numpy()[:, taken] @ weights[taken]
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+                importance = np.abs(inputs.numpy()).mean(axis=0)
+                if group.permutation is not None:
+                    importance = importance[group.permutation]
+                head = np.array([[0, heads.rows[group.name]]], np.int64)
+                assert kept >= runs.share(importance, ideal) - 1e-5
+                assert kept == pytest.approx(runs.share(importance, np.concatenate(
+                    [head, chosen, ahead])), abs=1e-5)
             bill = products.end()
         assert bill.rows_ahead > 0
         assert bill.rows_selected == sum(
-            heads.rows[name] + runs.count(runs.difference(chosen, ahead)) + runs.count(ahead)
-            for name, (chosen, ahead) in noted.items())
+            heads.rows[name] + runs.count(chosen) + runs.count(ahead)
+            for name, (chosen, ahead, _, _) in noted.items())
 
 
 def test_the_same_frame_again_wants_what_was_read_ahead(tiny_bundles):
     with Session.open(tiny_bundles['tiny-qwen2-vl'], policy='topk', sparsity=0.5,
-                      piece_mb=0.02, drafts=False) as session:
+                      piece_mb=0.1, drafts=False) as session:
+        session._products.chooser.may_exceed = True  # choices of rows, not of whole groups
         stream = session.stream(window=1)
         first, again, other = (stream.append(picture(seed)) for seed in (1, 1, 2))
         assert first.rows_ahead == 0
         assert 0 < again.rows_ahead == again.rows_ahead_wanted
         assert again.bytes_read == first.bytes_read
+        assert again.rows_selected == first.rows_selected
         assert other.rows_ahead_wanted < other.rows_ahead
-        decode = stream.ask('what?', max_new_tokens=3).steps[-1]
-        assert decode.step == 'decode' and decode.rows_ahead == 0
+
+
+def test_a_baseline_reads_what_it_chose_and_nothing_else(tiny_bundles):
+    with Session.open(tiny_bundles['tiny-qwen2-vl'], policy='topk', sparsity=0.5,
+                      piece_mb=0.02, drafts=False) as session:
+        stream = session.stream(window=1)
+        bills = [stream.append(picture(1)) for _ in range(3)]
+        bills += stream.ask('what?', max_new_tokens=6).steps
+    assert not any(bill.rows_ahead for bill in bills)
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=st.lists(st.tuples(st.floats(0, 0.1), st.floats(0, 0.1), st.floats(0, 3e9)),
+                      min_size=1, max_size=30))
+def test_next_rows_never_outgrow_what_the_idle_drive_delivers(steps):
+    rows = NextRows()
+    for gap, waited, rate in steps:
+        rows.note(('append', 8), 'down', gap, waited, rate)
+        assert 0 <= rows.nbytes(('append', 8), 'down') <= max(g for g, _, _ in steps) * rate + 1
+
+
+def test_next_rows_grow_where_reads_are_waited_for_and_fade_where_not():
+    rows, sizes = NextRows(), []
+    for waited in 10 * [2e-3] + 40 * [0.0]:
+        rows.note(('decode', 1), 'down', 3e-3, waited, 2e9)
+        sizes.append(rows.nbytes(('decode', 1), 'down'))
+    assert sizes[0] == 2_000_000 and sizes[9] == 6_000_000  # what 3 ms deliver
+    assert sizes[-1] < 200_000
+    assert rows.nbytes(('append', 8), 'down') == rows.nbytes(('decode', 1), 'o') == 0
 
 
 def steps_on(chosen, ahead, steps=80):
     """Return in which of some equal steps there was a guess."""
-    guesses, on = ReadAhead(), []
+    guesses, on = LastChoice(), []
     for _ in range(steps):
         guesses.begin(('append', 8))
         guess = guesses.guess('down')
@@ -104,7 +150,7 @@ def test_it_stops_where_it_wastes_and_tries_again_later():
 
 
 def test_kinds_are_remembered_apart():
-    guesses = ReadAhead()
+    guesses = LastChoice()
     guesses.begin(('append', 8))
     guesses.note('down', np.array([[0, 9]], np.int64), np.empty((0, 2), np.int64))
     guesses.end()

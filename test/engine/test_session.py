@@ -329,7 +329,7 @@ def test_close_frees_the_model_and_the_buffers(tiny_bundles, family):
     late = stream.ask('what?', deadline=0.0)
     model = session._model
     large = [weakref.ref(x) for x in (
-        *session._products._buffers, *session._memory.keys, *session._memory.values,
+        session._products._buffer, *session._memory.keys, *session._memory.values,
         session._products, session._memory, *model.parameters(), *model.buffers())]
     assert len(large) > 60 and late.finish_reason == 'deadline'
     del model
