@@ -18,6 +18,7 @@
 #include "aligned_buffer.hpp"
 #include "importance.hpp"
 #include "optimal_selection.hpp"
+#include "packed_rows.hpp"
 #include "read_failure.hpp"
 #include "reader.hpp"
 #include "row_products.hpp"
@@ -287,6 +288,86 @@ void row_products(const Floats& inputs, std::uintptr_t weights, const std::strin
   add_row_product(product, threads);
 }
 
+Segment segment_of(std::uintptr_t data, std::int64_t stride, std::int64_t rows,
+                   std::int64_t columns, int bits, std::int64_t group) {
+  if (data == 0 || rows < 0 || columns < 1) {
+    throw std::invalid_argument("a segment must have an address, rows and columns");
+  }
+  if (bits != 4 && bits != 8) throw std::invalid_argument("bits must be 4 or 8");
+  if (group < 32 || group % 32 != 0) throw std::invalid_argument("group must be a multiple of 32");
+  const std::int64_t nbytes =
+      (columns + 31) / 32 * 32 * bits / 8 + 2 * ((columns + group - 1) / group);
+  if (stride < nbytes) throw std::invalid_argument("the stride is shorter than a row");
+  return {reinterpret_cast<const std::uint8_t*>(data), stride, rows, columns, group, bits};
+}
+
+void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t stride,
+                     std::int64_t columns, int bits, std::int64_t group, Floats& out,
+                     std::int64_t first, int threads) {
+  if (inputs.ndim() != 2 || out.ndim() != 2 || inputs.shape(0) != out.shape(0)) {
+    throw std::invalid_argument("inputs must be of shape [tokens, rows], out [tokens, columns]");
+  }
+  if (inputs.shape(0) < 1 || inputs.shape(0) > 64) {
+    throw std::invalid_argument("there must be 1 to 64 tokens");
+  }
+  const Segment segment = segment_of(data, stride, inputs.shape(1), columns, bits, group);
+  if (first < 0 || first > out.shape(1) - columns) {
+    throw std::invalid_argument("the segment's columns don't fit out");
+  }
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  float* const sums = out.mutable_data() + first;  // throws where it may not be written
+  const float* const values = inputs.data();
+  const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
+  py::gil_scoped_release release;
+  add_packed_product(segment, values, tokens, sums, out_stride, threads);
+}
+
+void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                 int bits, std::int64_t group, std::uintptr_t out, const std::string& dtype,
+                 std::int64_t out_stride, int threads) {
+  const Segment segment = segment_of(data, stride, rows, columns, bits, group);
+  const RowType type = row_type(dtype);
+  if (type == RowType::kFloat16) throw std::invalid_argument("rows are not unpacked to float16");
+  const std::uintptr_t item = type == RowType::kFloat32 ? 4 : 2;
+  if (out == 0 || out % item != 0 || out_stride < columns) {
+    throw std::invalid_argument("out must be the aligned address of a matrix");
+  }
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  py::gil_scoped_release release;
+  if (type == RowType::kFloat32) {
+    unpack_float32(segment, reinterpret_cast<float*>(out), out_stride, threads);
+  } else {
+    unpack_bfloat16(segment, reinterpret_cast<std::uint16_t*>(out), out_stride, threads);
+  }
+}
+
+py::tuple round_to_integers(const Floats& values, int bits, std::int64_t group,
+                            const DoubleArray& shrinks, int threads) {
+  if (values.ndim() != 2) throw std::invalid_argument("values must be of shape [rows, columns]");
+  if (bits != 4 && bits != 8) throw std::invalid_argument("bits must be 4 or 8");
+  if (group < 1) throw std::invalid_argument("group must be positive");
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  expect_vector(shrinks, "shrinks");
+  const py::ssize_t rows = values.shape(0), columns = values.shape(1);
+  const py::ssize_t groups = (columns + group - 1) / group;
+  py::array_t<std::int8_t> integers({rows, columns});
+  py::array_t<float> scales({rows, groups});
+  const Rounding rounding{values.data(),
+                          rows,
+                          columns,
+                          group,
+                          bits,
+                          shrinks.data(),
+                          shrinks.size(),
+                          integers.mutable_data(),
+                          scales.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    round_rows(rounding, threads);
+  }
+  return py::make_tuple(integers, scales);
+}
+
 void magnitudes(std::uintptr_t data, const std::string& dtype, std::int64_t stride,
                 const Floats& weights, Floats& out, int threads) {
   if (weights.ndim() != 2 || out.ndim() != 2 || out.shape(0) != weights.shape(0)) {
@@ -428,6 +509,23 @@ PYBIND11_MODULE(_native, m) {
         py::arg("threads"),
         "Add inputs [tokens, count] @ W to out [tokens, columns], all float32. W is `count` rows "
         "of `columns` values of type `dtype` from the address `weights` on.");
+  m.def(
+      "packed_products", &packed_products, py::arg("inputs").noconvert(), py::arg("segment"),
+      py::arg("stride"), py::arg("columns"), py::arg("bits"), py::arg("group"),
+      py::arg("out").noconvert(), py::arg("first"), py::arg("threads"),
+      "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is a "
+      "segment of packed rows (storage/packed_rows.py) that begins at an address, `stride` bytes "
+      "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them.");
+  m.def("unpack_rows", &unpack_rows, py::arg("segment"), py::arg("stride"), py::arg("rows"),
+        py::arg("columns"), py::arg("bits"), py::arg("group"), py::arg("out"), py::arg("dtype"),
+        py::arg("out_stride"), py::arg("threads"),
+        "Write the values of a segment, see packed_products, to an address: float32 or bfloat16, "
+        "`out_stride` values from row to row.");
+  m.def("round_to_integers", &round_to_integers, py::arg("values").noconvert(), py::arg("bits"),
+        py::arg("group"), py::arg("shrinks"), py::arg("threads"),
+        "float32 [rows, columns], finite -> (int8 [rows, columns], float32 [rows, groups] of "
+        "bfloat16's values). Of the scales at which a group's value of largest magnitude becomes "
+        "the least integer divided by one of `shrinks`, the one of least squared error.");
   m.def("magnitudes", &magnitudes, py::arg("activations"), py::arg("dtype"), py::arg("stride"),
         py::arg("weights").noconvert(), py::arg("out").noconvert(), py::arg("threads"),
         "Write weights [kinds, tokens] @ |activations| [tokens, rows] to out [kinds, rows]. The "

@@ -99,6 +99,9 @@ def _register_end_to_end(commands) -> None:
                              'weights (default: 0.25,0.5,1)')
     parser.add_argument('--sparsities', type=_fractions, metavar='A,B,...',
                         help='fractions of rows skipped (default: 0.3,0.5,0.7)')
+    parser.add_argument('--rows', type=_some_names, metavar='A,B,...',
+                        help='packed rows that ours runs from as well (default: int8,int4; '
+                             '"" for none)')
     parser.add_argument('--contestants', type=_names, metavar='A,B,...',
                         help='ours, transformers, accelerate, llama.cpp (default: all; the last '
                              'where llama-cpp-python and gguf are installed)')
@@ -109,6 +112,10 @@ def _register_end_to_end(commands) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(',')))
+
+
+def _some_names(text: str) -> tuple[str, ...]:
+    return _names(text) if text else ()
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -302,10 +309,10 @@ def _end_to_end(args: argparse.Namespace) -> int:
     _check_outputs(args)
     folder = _folder(args)
     quick = dict(decoders=('qwen2-0.5b',), ceilings=(0.5,), sparsities=(0.5,), repeats=2,
-                 seconds=30.0) if args.quick else {}
+                 rows=('int4',), seconds=30.0) if args.quick else {}
     options = measure.EndToEndOptions(folder, **{**quick, **_given(
         args, decoders='decoders', ceilings='ceilings', sparsities='sparsities',
-        contestants='contestants', repeats='repeats', seconds='seconds')})
+        contestants='contestants', rows='rows', repeats='repeats', seconds='seconds')})
     if args.large:
         options = dataclasses.replace(options, decoders=(*options.decoders, 'qwen2-7b'))
     with _bars() as progress:

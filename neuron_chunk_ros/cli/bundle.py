@@ -24,6 +24,10 @@ def register(subparsers) -> None:
                          help='linear layers that share an input stored row by row together, or '
                               'each alone (default bundled)')
 
+    convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8, int4 "
+                         'or int4-64 (scales for 128, 32, 64 output channels; default: as they '
+                         'are)')
+
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
     inspect.add_argument('--json', action='store_true', help='everything, for programs')
@@ -52,9 +56,11 @@ def _add(subparsers, name: str, run, text: str) -> argparse.ArgumentParser:
 def _convert(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.prepare.convert import convert
     with byte_progress('convert') as progress:
-        bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout)
+        bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
+                         rows=args.rows)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
-          f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}')
+          f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
+          f'{"" if bundle.rows == bundle.dtype else f", rows of {bundle.rows}"}')
     return 0
 
 
@@ -64,6 +70,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({
             'path': str(bundle.path), 'family': bundle.family, 'dtype': bundle.dtype,
+            'rows': bundle.rows,
             'flash_bytes': bundle.flash_bytes, 'flash_files': [p.name for p in bundle.flash_files],
             'resident_bytes': bundle.resident_bytes, 'resident_file': bundle.resident_file.name,
             'files': sorted(bundle.files), 'layout': bundle.layout, 'order': bundle.order,
@@ -73,6 +80,7 @@ def _inspect(args: argparse.Namespace) -> int:
         return 0
     facts = {
         'bundle': bundle.path, 'family': bundle.family, 'dtype': bundle.dtype,
+        'rows': bundle.rows,
         'flash': f'{_mb(bundle.flash_bytes)} MB in {len(bundle.groups)} groups, '
                  f'files: {", ".join(path.name for path in bundle.flash_files)}',
         'resident': f'{_mb(bundle.resident_bytes)} MB in {len(bundle.resident_tensors)} tensors',

@@ -180,7 +180,7 @@ class FlashProducts:
         chose = time.perf_counter()
         bill.select_seconds += chose - started
         step.mark('choose', group.name, started, chose)
-        total = Sum(inputs, group.columns, self._scratch)
+        total = Sum(inputs, group, self._scratch)
         held = self.heads.weights(group)
         if len(held):
             self._add(total, group, np.array([[0, len(held)]], np.int64), held)

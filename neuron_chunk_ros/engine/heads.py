@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.engine.products import STEP
+from neuron_chunk_ros.engine.rows import held_as
 from neuron_chunk_ros.storage.bundle import Group
 from neuron_chunk_ros.storage.reader import Reader
 
@@ -81,10 +82,15 @@ def _most_wanted(groups: Mapping[str, Group], nbytes: int,
     return heads
 
 
-def head_bytes(groups: Mapping[str, Group], rows: Mapping[str, int], dtype: torch.dtype) -> int:
+def head_bytes(groups: Mapping[str, Group], rows: Mapping[str, int], compute: torch.dtype) -> int:
     """Return what heads of so many rows take in memory: each begins on a page."""
-    return sum(-(-rows[name] * group.columns * dtype.itemsize // _PAGE) * _PAGE
+    return sum(-(-rows[name] * _held_bytes(group, compute) // _PAGE) * _PAGE
                for name, group in groups.items())
+
+
+def _held_bytes(group: Group, compute: torch.dtype) -> int:
+    dtype, elements = held_as(group, compute)
+    return elements * dtype.itemsize
 
 
 def _unit(group: Group) -> int:
@@ -97,17 +103,17 @@ class Heads:
     """The heads of all groups, filled in passing by the first steps that read their rows."""
 
     def __init__(self, groups: Mapping[str, Group], rows: Mapping[str, int], reader: Reader,
-                 dtype: torch.dtype, device: str):
+                 compute: torch.dtype, device: str):
         """Reserve the memory.
 
         :param rows: by group, see `split`.
-        :param dtype, device: of the products, and so of what is held.
+        :param compute, device: of the products, and so of what is held (see rows.held_as).
         :raises MemoryError: where there is none to be had.
         """
         self.rows = dict(rows)
         self._filled: dict[str, int] = dict.fromkeys(groups, 0)
         self._weights: dict[str, torch.Tensor] = {}
-        self.nbytes = head_bytes(groups, rows, dtype)
+        self.nbytes = head_bytes(groups, rows, compute)
         self._arena, arena = None, None
         if self.nbytes and torch.device(device).type == 'cpu':
             # One piece of memory in huge pages, as the reader's buffers are.
@@ -115,8 +121,9 @@ class Heads:
             arena = torch.frombuffer(self._arena, dtype=torch.uint8)
         at = 0
         for name, group in groups.items():
-            size = rows[name] * group.columns * dtype.itemsize
-            shape = (self.rows[name], group.columns)
+            dtype, elements = held_as(group, compute)
+            size = rows[name] * elements * dtype.itemsize
+            shape = (self.rows[name], elements)
             self._weights[name] = (
                 torch.empty(shape, dtype=dtype, device=device) if arena is None
                 else arena[at:at + size].view(dtype).view(shape))
@@ -127,11 +134,11 @@ class Heads:
         return self.rows[group.name] - self._filled[group.name]
 
     def weights(self, group: Group) -> torch.Tensor:
-        """Return the rows that are there, [rows, columns]."""
+        """Return the rows that are there, as stored (rows.stored) or narrower."""
         return self._weights[group.name][:self._filled[group.name]]
 
     def fill(self, group: Group, first: int, weights: torch.Tensor) -> None:
-        """Keep what of rows read from flash, [n, columns] from row `first` on, comes next."""
+        """Keep what of rows read from flash, as stored, from row `first` on, comes next."""
         name, filled = group.name, self._filled[group.name]
         end = min(first + len(weights), self.rows[name])
         if first <= filled < end:

@@ -16,7 +16,7 @@ from neuron_chunk_ros.engine.heads import head_bytes, split
 from neuron_chunk_ros.engine.kv_cache import kv_shape
 from neuron_chunk_ros.engine.products import TILE_BYTES
 from neuron_chunk_ros.engine.resident import resident_dtype
-from neuron_chunk_ros.engine.rows import STORED, held_dtype
+from neuron_chunk_ros.engine.rows import held_as
 from neuron_chunk_ros.errors import MemoryBudgetError
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import KINDS, tensor_name
@@ -81,10 +81,12 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     wanted = int(head_mb * MIB) if head_mb is not None else (
         # whole huge pages, and each head begins on a page
         max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.groups)))
-    kept = held_dtype(bundle.dtype, dtype)
-    rows = split(bundle.groups, wanted * STORED[bundle.dtype].itemsize // kept.itemsize,
+    # A float32 bundle's rows are held in bfloat16 where that is computed in.
+    widest = next(iter(bundle.groups.values()))
+    kept, elements = held_as(widest, dtype)
+    rows = split(bundle.groups, wanted * widest.row_bytes // (elements * kept.itemsize),
                  _counts(bundle))
-    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, kept)), head_rows=rows)
+    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, dtype)), head_rows=rows)
     plan.check(budget_mb)
     return plan
 
@@ -117,7 +119,8 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     hidden = config.text_config.hidden_size
     decoder = tokens * (dtype.itemsize * (columns + 3 * rows + 6 * hidden) + 4 * 4 * hidden)
     # a CPU's product packs the weights it is given, or has them widened in tiles
-    packed = max(group.nbytes for group in groups) if dtype == torch.bfloat16 else TILE_BYTES
+    packed = (max(group.rows * group.columns for group in groups) * dtype.itemsize
+              if dtype == torch.bfloat16 else TILE_BYTES)
     vision = config.vision_config
     width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
     patch = getattr(vision, 'patch_size', 14)

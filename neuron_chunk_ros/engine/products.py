@@ -7,8 +7,8 @@ and keeps a kernel for every new shape, and selections have a different number o
 every time (12 ms instead of 0.8 for 40 tokens x 5632 columns, one core; 1.3 MB each with AMX). So
 rows are multiplied in a few sizes, zero rows behind them.
 
-Rows stored narrower than what is computed in are widened a tile at a time, which the product
-then finds in the cache.
+Rows stored narrower than what is computed in, packed ones among them, are widened a tile at a
+time, which the product then finds in the cache.
 
 Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
 lie, beginning with the first that arrive.
@@ -21,6 +21,8 @@ import torch
 
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.chunking import runs
+from neuron_chunk_ros.engine.rows import widen
+from neuron_chunk_ros.storage.bundle import Group
 
 STEP = 64
 FEW = 8  # tokens; from here on torch's product is faster
@@ -51,9 +53,10 @@ def tile_rows(columns: int, dtype: torch.dtype) -> int:
 class Sum:
     """inputs @ W, [tokens, columns], as W's rows come in."""
 
-    def __init__(self, inputs: torch.Tensor, columns: int, scratch: Scratch):
+    def __init__(self, inputs: torch.Tensor, group: Group, scratch: Scratch):
         """`inputs`: [tokens, rows]."""
-        self.inputs, self.columns = inputs, columns
+        self.inputs, self.columns, self._group = inputs, group.columns, group
+        columns = group.columns
         self.on_cpu = inputs.device.type == 'cpu'
         self.few = (self.on_cpu and len(inputs) <= FEW and inputs.dtype in _NATIVE
                     and hasattr(_native, 'row_products'))
@@ -70,15 +73,21 @@ class Sum:
         """Add the product with some rows.
 
         :param rows: runs [n, 2], where in the inputs the weights' rows belong.
-        :param weights: [rows, columns], the runs one after another.
+        :param weights: the runs one after another, as stored (rows.stored).
         :param room: rows of memory behind the weights that may be overwritten.
         """
         if not len(weights):
             return
         if self.few:
             inputs = _columns(self._floats, rows, len(weights)).contiguous().numpy()
+            if self._group.format.packed:
+                self._add_packed(inputs, weights)
+                return
             _native.row_products(inputs, weights.data_ptr(), _NATIVE[weights.dtype], len(weights),
                                  self.columns, self._out.numpy(), torch.get_num_threads())
+            return
+        if weights.dtype != self.inputs.dtype or not self.on_cpu:
+            self._add_widened(rows, weights)
             return
         count = len(weights)
         if self._pad and padded(count) > count:
@@ -93,22 +102,40 @@ class Sum:
             else:
                 weights = weights.as_strided((padded(count), self.columns), (self.columns, 1))
                 weights[count:] = 0
-        inputs = _columns(self.inputs, rows, len(weights))
-        if not self.on_cpu or weights.dtype == inputs.dtype:
-            self._add(inputs, weights.to(inputs.device, inputs.dtype))
-            return
-        tile = tile_rows(self.columns, inputs.dtype)
-        wide = self._scratch.tile(tile, self.columns, inputs.dtype)
-        for at in range(0, len(weights), tile):
-            narrow = weights[at:at + tile]
-            wide[:len(narrow)].copy_(narrow)
-            self._add(inputs[:, at:at + tile], wide[:len(narrow)])
+        self._add(_columns(self.inputs, rows, len(weights)), weights)
 
     def result(self) -> torch.Tensor:
         """Return the sum in the inputs' dtype; its memory is used again for the next."""
         if self.few:
             return self._out.to(self.inputs.dtype)
         return self._out if self._begun else self._out.zero_()
+
+    def _add_packed(self, inputs: np.ndarray, weights: torch.Tensor) -> None:
+        made, first, at = self._group.format, 0, 0
+        for width in self._group.widths:
+            _native.packed_products(inputs, weights.data_ptr() + at, weights.stride(0), width,
+                                    made.bits, made.group, self._out.numpy(), first,
+                                    torch.get_num_threads())
+            first, at = first + width, at + made.segment_bytes(width)
+
+    def _add_widened(self, rows: np.ndarray, weights: torch.Tensor) -> None:
+        dtype, count = self.inputs.dtype, len(weights)
+        if not self.on_cpu:
+            wide = torch.empty(count, self.columns, dtype=dtype, device=self.inputs.device)
+            widen(weights.to(wide.device), self._group, wide)
+            self._add(_columns(self.inputs, rows, count), wide)
+            return
+        most = padded(count) if self._pad else count
+        inputs = _columns(self.inputs, rows, most)
+        tile = tile_rows(self.columns, dtype)
+        tile = unpadded(tile) if self._pad else tile
+        wide = self._scratch.tile(tile, self.columns, dtype)
+        for at in range(0, most, tile):
+            narrow = weights[at:at + tile]
+            size = min(tile, most - at)
+            widen(narrow, self._group, wide[:len(narrow)])
+            wide[len(narrow):size] = 0
+            self._add(inputs[:, at:at + tile], wide[:size])
 
     def _add(self, inputs: torch.Tensor, weights: torch.Tensor) -> None:
         if self._begun:

@@ -13,13 +13,16 @@ import time
 
 import torch
 
+from neuron_chunk_ros import _native
 from neuron_chunk_ros.storage.bundle import Group
+from neuron_chunk_ros.storage.packed_rows import BLOCK, PackedFormat
 from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 
 # by what safetensors calls them
 TORCH_TYPES = {'BF16': torch.bfloat16, 'F16': torch.float16, 'F32': torch.float32,
                'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8, 'BOOL': torch.bool}
 # by the row format's name
+_UNPACKED = {torch.float32: 'float32', torch.bfloat16: 'bfloat16'}
 STORED = {name: TORCH_TYPES[made.tag] for name, made in ROW_FORMATS.items()}
 
 
@@ -29,6 +32,13 @@ def compute_dtype(stored: str, device: str) -> torch.dtype:
     if torch.device(device).type != 'cpu' or dtype == torch.float32:
         return dtype
     return torch.bfloat16 if bfloat16_is_fast() else torch.float32
+
+
+def held_as(group: Group, compute: torch.dtype) -> tuple[torch.dtype, int]:
+    """Return the dtype and the number of elements of a row that is kept in memory."""
+    if group.format.packed:
+        return torch.uint8, group.row_bytes
+    return held_dtype(group.dtype, compute), group.columns
 
 
 def held_dtype(stored: str, compute: torch.dtype) -> torch.dtype:
@@ -61,10 +71,40 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def stored(raw: torch.Tensor, group: Group, rows: int) -> torch.Tensor:
-    """Return the first rows in a buffer's bytes, uint8, as [rows, columns] of the stored type."""
+    """Return the first rows in a buffer's bytes, uint8, as they are stored.
+
+    [rows, columns] of the stored type, or uint8 [rows, row bytes].
+    """
+    if group.format.packed:
+        return raw[:rows * group.row_bytes].view(rows, group.row_bytes)
     return raw[:rows * group.row_bytes].view(STORED[group.dtype]).view(rows, group.columns)
 
 
-def operand(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Return rows in the type and on the device of the activation they are multiplied by."""
-    return weights.to(inputs.device, inputs.dtype)
+def widen(weights: torch.Tensor, group: Group, out: torch.Tensor) -> None:
+    """Write what stored rows stand for to `out`, [rows, columns] of another type or device."""
+    if not group.format.packed:
+        out.copy_(weights)
+        return
+    made, left, at = group.format, 0, 0
+    for width in group.widths:
+        target = out[:, left:left + width]
+        if out.device.type == 'cpu' and out.dtype in _UNPACKED:
+            _native.unpack_rows(weights.data_ptr() + at, weights.stride(0), len(weights), width,
+                                made.bits, made.group, target.data_ptr(), _UNPACKED[out.dtype],
+                                out.stride(0), torch.get_num_threads())
+        else:
+            target.copy_(_unpacked(weights[:, at:at + made.segment_bytes(width)], made, width))
+        left, at = left + width, at + made.segment_bytes(width)
+
+
+def _unpacked(packed: torch.Tensor, made: PackedFormat, columns: int) -> torch.Tensor:
+    """Return a segment's values, float32, by torch's own operations (any device)."""
+    rows, size = len(packed), made.value_bytes(columns)
+    values = packed[:, :size]
+    if made.bits == 8:
+        integers = values.contiguous().view(torch.int8).float()
+    else:
+        halves = torch.stack([values & 15, values >> 4], dim=1).view(rows, 2, -1, BLOCK // 2)
+        integers = halves.transpose(1, 2).reshape(rows, -1).float() - 8
+    scales = packed[:, size:].contiguous().view(torch.bfloat16).float()
+    return integers[:, :columns] * scales.repeat_interleave(made.group, dim=1)[:, :columns]

@@ -24,7 +24,7 @@ from neuron_chunk_ros.engine.kv_cache import KvMemory
 from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, plan_memory
 from neuron_chunk_ros.engine.positions import KeyRotation
 from neuron_chunk_ros.engine.resident import build_model, read_config
-from neuron_chunk_ros.engine.rows import STORED, compute_dtype, held_dtype
+from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
@@ -126,7 +126,7 @@ class Session:
                                slack=slack_bytes(reader), budget_mb=memory_budget_mb,
                                head_mb=head_mb, cameras=cameras)
             heads = Heads(bundle.groups, plan.head_rows, reader,
-                          held_dtype(bundle.dtype, dtype), device)
+                          dtype, device)
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
                               reader.block_size, heads.rows, min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)

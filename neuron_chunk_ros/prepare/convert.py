@@ -16,30 +16,36 @@ from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored, read_pieces
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS, by_tag
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, PackedFormat
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS, RowFormat, by_tag
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
 CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
 
+_PACKED_AT_ONCE = 1 << 20  # values
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
             progress: CountProgress | None = None, name: str | None = None,
-            layout: str = 'bundled') -> Bundle:
+            layout: str = 'bundled', rows: str | None = None) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
     decoder's weights and, when given, to every other floating tensor. name is what answers call
     the model, by default the source folder's name. layout: 'bundled' stores linear layers that
-    share an input row by row together, 'separate' stores each alone. Raises ModelError for a
+    share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
+    'int4-64' packs the decoder's rows, rounded to nearest, None leaves them as they are. Raises
+    ModelError for a
     folder that can't be used, BundleError for a target that can't be written; either way
     nothing is left at the target.
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in ROW_FORMATS:
         raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
+    if rows is not None and rows not in PACKED_FORMATS:
+        raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
     if layout not in LAYOUTS:
         raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
     real = Path(os.path.realpath(source))
@@ -56,7 +62,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     resident_bytes = sum(_nbytes(tensor) for tensor in resident)
     small_bytes = sum(path.stat().st_size for path in copied)
     writer = BundleWriter(target, checkpoint.family.name, kept, plans,
-                          _provenance(checkpoint, dtype, name),
+                          _provenance(checkpoint, dtype, name), rows=rows,
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
     total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
         ROW_FORMATS[kept].item_bytes)
@@ -69,7 +75,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
         for plan in plans:
             group = buffer[:plan.rows * plan.columns].reshape(plan.rows, plan.columns)
             _gather(checkpoint, plan, kept, group)
-            writer.write_group(plan.name, group)
+            writer.write_group(plan.name, group if rows is None else _packed(
+                group, ROW_FORMATS[kept], PACKED_FORMATS[rows], plan))
             count.add(group.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
     return Bundle.open(target)
@@ -94,6 +101,18 @@ def _gather(checkpoint: Checkpoint, plan: GroupPlan, dtype: str, group: np.ndarr
             group[:, column:column + len(block)] = block.T
             column += len(block)
         left += member.columns
+
+
+def _packed(group: np.ndarray, had: RowFormat, made: PackedFormat,
+            plan: GroupPlan) -> Iterator[np.ndarray]:
+    """Round a group's rows to integers, some at a time."""
+    some = max(1, _PACKED_AT_ONCE // plan.columns)
+    for first in range(0, plan.rows, some):
+        values = had.unpack(np.ascontiguousarray(group[first:first + some]))
+        try:
+            yield made.pack_rows(values.reshape(-1, plan.columns), plan.widths)
+        except OverflowError as error:
+            raise ModelError(f'group {plan.name}: {error}') from error
 
 
 def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Iterator[np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.engine.resident import build_model, read_config
-from neuron_chunk_ros.engine.rows import STORED, compute_dtype
+from neuron_chunk_ros.engine.rows import compute_dtype, stored, widen
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import family_for, prompt_builder
 from neuron_chunk_ros.prepare.layer_trials import Layer, SampleBatch
@@ -104,8 +104,9 @@ class Walk:
                 self._buffers[index] = self._reader.allocate(needed)
             self._reader.read(file, extents, self._buffers[index])
             raw = torch.frombuffer(self._buffers[index], dtype=torch.uint8)[:group.nbytes]
-            weights[group.name] = raw.view(STORED[group.dtype]).view(
-                group.rows, group.columns).to(self.device, self._dtype)
+            weights[group.name] = torch.empty(group.rows, group.columns, dtype=self._dtype,
+                                              device=self.device)
+            widen(stored(raw, group, group.rows), group, weights[group.name])
         return weights
 
     def _batches(self, samples: Iterable[Sample]) -> list[SampleBatch]:

@@ -23,6 +23,7 @@ from neuron_chunk_ros.prepare.convert import Counter, CountProgress
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
 from neuron_chunk_ros.storage.layout import LAYOUTS, ORDERS, RowOrder
+from neuron_chunk_ros.storage.row_format import FORMATS
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -65,6 +66,7 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     copied = [bundle.path / name for name in bundle.files]
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, plans, bundle.provenance, orders=orders,
+        rows=bundle.rows,
         resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
     count = Counter(bundle.flash_bytes + bundle.resident_bytes, progress)
     with writer, SourceGroups(bundle) as sources:
@@ -87,13 +89,13 @@ def _check_files(bundle: Bundle) -> None:
 
 
 def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:
-    """Return for each linear layer its group in the bundle and its first column there."""
+    """Return for each linear layer its group in the bundle and its first element in a row."""
     homes = {}
     for group in bundle.groups.values():
-        column = 0
+        element = 0
         for member in group.members:
-            homes[member.name] = group, column
-            column += member.columns
+            homes[member.name] = group, element
+            element += group.format.elements(member.columns)
     wanted = {member.name: (plan.rows, member.columns) for plan in plans
               for member in plan.members}
     have = {member.name: (group.rows, member.columns) for group in bundle.groups.values()
@@ -118,8 +120,9 @@ def _orders(bundle: Bundle, family: Family, plans: list[GroupPlan], homes: dict,
         channels = hot_cold_order(mapping.array(plan, 'visual', 'count'),
                                   mapping.array(plan, 'visual', 'importance'))
         feeders = family.feeders(plan.members[0].name) if len(plan.members) == 1 else ()
-        # a bias would have to change places, too: then it is the activation that does
-        absorbed = all(widths.get(name) == plan.rows
+        # A bias would have to change places, too: then it is the activation that does. So it is
+        # where output channels share scales.
+        absorbed = not FORMATS[bundle.rows].packed and all(widths.get(name) == plan.rows
                        and f'{name}.bias' not in bundle.resident_tensors for name in feeders)
         orders[plan.name] = RowOrder(channels, feeders if absorbed else ())
     return orders
@@ -135,19 +138,22 @@ def _rows(plan: GroupPlan, homes: dict, sources: SourceGroups, orders: dict[str,
     columns = {member.name: _moves(_absorbed(member.name, sources.orders),
                                    _absorbed(member.name, orders)) for member in plan.members}
     some = arrays[members[0][0].name]
-    most = max(1, _PIECE_BYTES // (plan.columns * some.itemsize))
+    elements = members[0][0].format.elements
+    width = sum(elements(member.columns) for member in plan.members)
+    most = max(1, _PIECE_BYTES // (width * some.itemsize))
     for first in range(0, plan.rows, most):
         last = min(first + most, plan.rows)
-        piece = np.empty((last - first, plan.columns), some.dtype)
+        piece = np.empty((last - first, width), some.dtype)
         left = 0
-        for group, column, member in members:
+        for group, begin, member in members:
+            size = elements(member.columns)
             chosen = rows[group.name]
             block = arrays[group.name][slice(first, last) if chosen is None
                                        else chosen[first:last]]
-            block = block[:, column:column + member.columns]
+            block = block[:, begin:begin + size]
             moved = columns[member.name]
-            piece[:, left:left + member.columns] = block if moved is None else block[:, moved]
-            left += member.columns
+            piece[:, left:left + size] = block if moved is None else block[:, moved]
+            left += size
         yield piece
         count.add(piece.nbytes)
 

@@ -19,7 +19,7 @@ from neuron_chunk_ros.storage.atomic import sync, write_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import FILE_PATTERN, complete
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
-from neuron_chunk_ros.storage.manifest import VERSION, dump_manifest, read_manifest
+from neuron_chunk_ros.storage.manifest import dump_manifest, read_manifest
 
 _LEFT_OVER = re.compile(r'\.(bundle\.json|calibration-.*)\.partial-[0-9a-f]{8}', re.ASCII)
 
@@ -43,7 +43,7 @@ def store_calibration(bundle: Bundle, calibration: dict,
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _weights(Bundle.open(folder)) != _weights(bundle):
             raise BundleError(f'{folder}: the bundle was exchanged meanwhile, calibrate again')
-        manifest = {'orders': None, **read_manifest(folder / BUNDLE_JSON), 'version': VERSION,
+        manifest = {'orders': None, **read_manifest(folder / BUNDLE_JSON),
                     'calibration': done}
         _exchange(folder / done['neurons']['file'], data)
         _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))

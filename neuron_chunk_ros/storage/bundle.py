@@ -22,10 +22,11 @@ from neuron_chunk_ros.storage.manifest import (
     read_manifest,
     sized_file,
     want_dtype,
+    want_rows,
     word,
 )
 from neuron_chunk_ros.storage.orders import read_orders
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+from neuron_chunk_ros.storage.row_format import FORMATS
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
 from neuron_chunk_ros.storage.strict_json import shown, want_keys, whole
 
@@ -34,6 +35,7 @@ __all__ = ['Bundle', 'Group', 'GroupPlan', 'Member']
 _KEYS = {1: {'format', 'version', 'family', 'dtype', 'resident', 'files', 'groups',
              'calibration', 'provenance'}}
 _KEYS[2] = _KEYS[1] | {'orders'}
+_KEYS[3] = _KEYS[2] | {'rows'}
 _GROUP_KEYS = {'name', 'file', 'tensor', 'offset', 'rows', 'columns', 'row_bytes', 'dtype',
                'members', 'scale', 'permutation', 'sha256'}
 
@@ -44,7 +46,8 @@ class Bundle:
 
     path: Path
     family: str
-    dtype: str
+    dtype: str  # the model's: of what stays in memory, and of the rows unless they are packed
+    rows: str   # the row format of all groups
     groups: dict[str, Group]  # by name, in decoder order
     flash_files: list[Path]  # a Reader's paths; file_index(group) counts in this list
     flash_bytes: int  # of all groups, without headers and padding
@@ -131,12 +134,14 @@ class _Opening:
         want_keys(manifest, _KEYS[version], 'bundle.json')
         family, dtype = word(manifest['family'], 'family'), manifest['dtype']
         want_dtype(dtype, 'dtype')
+        rows = manifest.get('rows', dtype)
+        want_rows(rows, 'rows')
         provenance = manifest['provenance']
         if not isinstance(provenance, dict):
             raise ValueError('provenance must be an object')
         resident_name, resident_sum, tensors = self.resident()
         files = self.files()
-        groups = self.groups(dtype)
+        groups = self.groups(rows)
         sides = self.sides(groups)
         flash = self.flash(groups, {resident_name, *files, *sides})
         orders = read_orders(self.folder, manifest.get('orders'),
@@ -144,7 +149,7 @@ class _Opening:
                               for value in manifest['groups']}, groups)
         groups = {name: replace(group, order=orders.get(name)) for name, group in groups.items()}
         return Bundle(
-            path=self.folder, family=family, dtype=dtype, groups=groups,
+            path=self.folder, family=family, dtype=dtype, rows=rows, groups=groups,
             flash_files=[self.folder / name for name in flash],
             flash_bytes=sum(group.nbytes for group in groups.values()),
             resident_file=self.folder / resident_name,
@@ -181,7 +186,7 @@ class _Opening:
             checksum(digest, f'files: {name}')
         return dict(files)
 
-    def groups(self, dtype: str) -> dict[str, Group]:
+    def groups(self, rows: str) -> dict[str, Group]:
         values = self.manifest['groups']
         if not isinstance(values, list) or not values:
             raise ValueError('groups must be a list of at least one')
@@ -191,9 +196,9 @@ class _Opening:
             group = _group(value, f'groups[{index}]')
             if group.name in groups:
                 raise ValueError(f'group {group.name} appears twice')
-            if group.dtype != dtype:
+            if group.dtype != rows:
                 raise ValueError(f'group {group.name}: dtype {group.dtype}, '
-                                 f'the bundle says {dtype}')
+                                 f'the bundle says {rows}')
             for member in group.members:
                 if member.name in members:
                     raise ValueError(f'group {group.name}: member {member.name} appears twice')
@@ -220,11 +225,11 @@ class _Opening:
             if entry.begin != group.offset:
                 raise ValueError(f'group {group.name}: offset {group.offset}, '
                                  f'in {group.file} it lies at {entry.begin}')
-            if (entry.dtype, entry.shape) != (ROW_FORMATS[group.dtype].tag,
-                                              (group.rows, group.columns)):
+            made = group.format
+            shape = group.rows, sum(made.elements(width) for width in group.widths)
+            if (entry.dtype, entry.shape) != (made.tag, shape):
                 raise ValueError(f'group {group.name}: {group.file} holds {entry.dtype} '
-                                 f'{list(entry.shape)}, want {ROW_FORMATS[group.dtype].tag} '
-                                 f'[{group.rows}, {group.columns}]')
+                                 f'{list(entry.shape)}, want {made.tag} {list(shape)}')
         for file, header in headers.items():
             for tensor in header:
                 if (file, tensor) not in used and not tensor.startswith('__pad.'):
@@ -236,7 +241,7 @@ def _group(value, label: str) -> Group:
     want_keys(value, _GROUP_KEYS, label)
     name = word(value['name'], f'{label}: name')
     label = f'group {name}'
-    want_dtype(value['dtype'], f'{label}: dtype')
+    want_rows(value['dtype'], f'{label}: dtype')
     if not is_plain_name(value['file']):
         raise ValueError(f'{label}: file {shown(value["file"])} is not a plain file name')
     if value['scale'] is not None:
@@ -253,7 +258,7 @@ def _group(value, label: str) -> Group:
         for key, least in (('rows', 1), ('columns', 1), ('row_bytes', 1), ('offset', 0)))
     if sum(member.columns for member in members) != columns:
         raise ValueError(f"{label}: the members' columns do not sum to {columns}")
-    if row_bytes != ROW_FORMATS[value['dtype']].row_bytes(columns):
+    if row_bytes != FORMATS[value['dtype']].row_bytes([member.columns for member in members]):
         raise ValueError(f'{label}: row_bytes {row_bytes} do not fit {columns} columns')
     if offset % ALIGNMENT:
         raise ValueError(f'{label}: offset {offset} is not a multiple of {ALIGNMENT}')

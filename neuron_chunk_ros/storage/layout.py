@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from neuron_chunk_ros.storage.row_format import FORMATS, PackedFormat, RowFormat
+
 ALIGNMENT = 4096  # bytes; every group starts on a multiple, so direct I/O needs no slack there
 BUNDLE_JSON = 'bundle.json'
 RESIDENT_FILE = 'resident.safetensors'
@@ -33,9 +35,14 @@ class GroupPlan:
     members: tuple[Member, ...]
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of each member."""
+        return tuple(member.columns for member in self.members)
+
+    @property
     def columns(self) -> int:
         """Output channels of all members together."""
-        return sum(member.columns for member in self.members)
+        return sum(self.widths)
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,20 @@ class Group:
     rows: int
     columns: int
     row_bytes: int
-    dtype: str  # 'bfloat16', 'float16' or 'float32'
+    dtype: str  # the row format's name
     members: tuple[Member, ...]
     checksum: str  # sha256 of the group's bytes, hexadecimal
     order: RowOrder | None = field(default=None, compare=False)
-    scale: None = None  # reserved for quantised rows
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of each member."""
+        return tuple(member.columns for member in self.members)
+
+    @property
+    def format(self) -> RowFormat | PackedFormat:
+        """How its rows are stored."""
+        return FORMATS[self.dtype]
 
     @property
     def permutation(self) -> np.ndarray | None:

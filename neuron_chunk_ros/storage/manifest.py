@@ -10,11 +10,11 @@ import re
 import stat
 from pathlib import Path
 
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
-VERSION = 2  # 1 had no orders; it is still read
+VERSION = 3  # the newest that is read; 1 had no orders, 2 no packed rows
 _MAX_JSON_BYTES = 64 << 20
 _FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}', re.ASCII)
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}', re.ASCII)
@@ -31,10 +31,15 @@ def read_manifest(path: Path) -> dict:
 
 
 def dump_manifest(manifest: dict) -> bytes:
-    """Return bundle.json's text, its keys in the order of docs/BUNDLE.md."""
-    order = ('format', 'version', 'family', 'dtype', 'resident', 'files', 'orders', 'groups',
-             'calibration', 'provenance')
-    return (json.dumps({key: manifest[key] for key in order}, indent=1) + '\n').encode()
+    """Return bundle.json's text, its keys in the order of docs/BUNDLE.md.
+
+    Of the oldest version that has what is in it, so that older releases read what they can.
+    """
+    manifest = {**manifest, 'version': 3 if 'rows' in manifest else 2}
+    order = ('format', 'version', 'family', 'dtype', 'rows', 'resident', 'files', 'orders',
+             'groups', 'calibration', 'provenance')
+    ordered = {key: manifest[key] for key in order if key in manifest}
+    return (json.dumps(ordered, indent=1) + '\n').encode()
 
 
 def is_plain_name(name) -> bool:
@@ -75,6 +80,12 @@ def want_dtype(value, label: str) -> None:
     """Want the name of a weight type."""
     if not isinstance(value, str) or value not in ROW_FORMATS:
         raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(ROW_FORMATS)}')
+
+
+def want_rows(value, label: str) -> None:
+    """Want the name of a row format."""
+    if not isinstance(value, str) or value not in FORMATS:
+        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(FORMATS)}')
 
 
 def word(value, label: str) -> str:

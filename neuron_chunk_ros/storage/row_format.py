@@ -7,28 +7,38 @@ numpy has no bfloat16: its bits travel as uint16.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, PackedFormat
+
+__all__ = ['FORMATS', 'ROW_FORMATS', 'PackedFormat', 'RowFormat', 'by_tag']
+
 
 @dataclass(frozen=True)
 class RowFormat:
-    """Rows of one type; a bundle's groups all have the same."""
+    """Rows of one floating type; a bundle's groups all have the same format."""
 
     name: str                   # as bundle.json has it
     tag: str                    # what safetensors calls the elements
     item_bytes: int
     carriers: tuple[str, ...]   # numpy types that may carry its bits; the first one does here
+    packed = False
 
     @property
     def storage(self) -> np.dtype:
         """The numpy type of packed rows."""
         return np.dtype(self.carriers[0])
 
-    def row_bytes(self, columns: int) -> int:
-        """Return the bytes of a row of so many columns."""
-        return columns * self.item_bytes
+    def elements(self, columns: int) -> int:
+        """Return how many elements a row has of a linear layer of so many columns."""
+        return columns
+
+    def row_bytes(self, widths: Sequence[int]) -> int:
+        """Return the bytes of a row of linear layers with so many columns each."""
+        return sum(widths) * self.item_bytes
 
     def carries(self, array: np.ndarray) -> bool:
         """Tell whether an array's numpy type may carry packed rows."""
@@ -69,6 +79,7 @@ ROW_FORMATS = {made.name: made for made in (
     RowFormat('float16', 'F16', 2, ('float16', 'uint16')),
     RowFormat('float32', 'F32', 4, ('float32', 'uint32')),
 )}
+FORMATS = {**ROW_FORMATS, **PACKED_FORMATS}
 _BY_TAG = {made.tag: made for made in ROW_FORMATS.values()}
 
 

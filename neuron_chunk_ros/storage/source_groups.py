@@ -13,7 +13,6 @@ from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import RowOrder
 from neuron_chunk_ros.storage.reader import Reader
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 
 
 class SourceGroups:
@@ -28,7 +27,7 @@ class SourceGroups:
                                             in bundle.groups.values() if group.order is not None}
 
     def load(self, groups: Iterable[Group]) -> dict[str, np.ndarray]:
-        """Return the groups, [rows, columns] each, bfloat16 as uint16, by name.
+        """Return the groups by name, [rows, columns] each, bfloat16 as uint16, packed as uint8.
 
         They are valid until another request. Raises BundleError for a damaged one, ReadError.
         """
@@ -48,7 +47,7 @@ class SourceGroups:
         if hashlib.sha256(data).hexdigest() != group.checksum:
             raise BundleError(f'group {group.name} in {self._bundle.path / group.file}: checksum '
                               f'differs, the data is damaged')
-        return data.view(ROW_FORMATS[group.dtype].storage).reshape(group.rows, group.columns)
+        return data.view(group.format.storage).reshape(group.rows, -1)
 
     def __enter__(self) -> SourceGroups:
         return self

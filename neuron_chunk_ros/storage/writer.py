@@ -23,9 +23,9 @@ from neuron_chunk_ros.storage.layout import (
     GroupPlan,
     RowOrder,
 )
-from neuron_chunk_ros.storage.manifest import FORMAT, VERSION, dump_manifest, is_plain_name
+from neuron_chunk_ros.storage.manifest import FORMAT, dump_manifest, is_plain_name
 from neuron_chunk_ros.storage.orders import describe_order
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
@@ -63,14 +63,19 @@ class BundleWriter:
     def __init__(self, target: Path, family: str, dtype: str, groups: Sequence[GroupPlan],
                  provenance: dict, *, resident_bytes: int = 0,
                  max_shard_bytes: int = MAX_SHARD_BYTES,
-                 orders: Mapping[str, RowOrder] | None = None):
+                 orders: Mapping[str, RowOrder] | None = None, rows: str | None = None):
         """Lay the files out.
+
+        dtype: of what stays in memory. rows: the groups' row format, None for the same.
 
         resident_bytes: what resident tensors and copied files need, for the space check.
         orders: by group, where its rows are not written in the model's own order.
         """
         if dtype not in ROW_FORMATS:
             raise BundleError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
+        if rows is not None and rows not in FORMATS:
+            raise BundleError(f'rows {rows!r} are not one of {", ".join(FORMATS)}')
+        self._rows = FORMATS[rows or dtype]
         self._plans = {plan.name: plan for plan in groups}
         if len(self._plans) != len(groups) or not groups:
             raise BundleError('a bundle needs at least one group, each with its own name')
@@ -111,7 +116,10 @@ class BundleWriter:
             self._folder.__exit__(kind, value, traceback)
 
     def write_group(self, name: str, rows: np.ndarray | Iterable[np.ndarray]) -> None:
-        """Write a group's rows, [rows, columns], bfloat16 as uint16; in one array or several."""
+        """Write a group's rows, in one array or several: [rows, columns], bfloat16 as uint16.
+
+        Packed ones are uint8 [rows, row bytes].
+        """
         plan = self._plans.get(name)
         if plan is None or name in self._checksums:
             raise BundleError(f'group {name!r} is not planned or already written')
@@ -119,8 +127,8 @@ class BundleWriter:
         begin, checksum, count = shard.entries[name].begin, hashlib.sha256(), 0
         for array in (rows,) if isinstance(rows, np.ndarray) else rows:
             count += len(array)
-            if (array.shape[1:] != (plan.columns,) or count > plan.rows
-                    or not ROW_FORMATS[self._dtype].carries(array)):
+            if (array.shape[1:] != self._shape(plan)[1:] or count > plan.rows
+                    or not self._rows.carries(array)):
                 raise self._unfit(plan, array)
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             begin += write_all(self._descriptors[shard.name], data, begin)
@@ -131,7 +139,10 @@ class BundleWriter:
 
     def _unfit(self, plan: GroupPlan, array: np.ndarray) -> BundleError:
         return BundleError(f'group {plan.name}: got {array.dtype} {list(array.shape)}, '
-                           f'want {self._dtype} [{plan.rows}, {plan.columns}]')
+                           f'want {self._rows.name} {list(self._shape(plan))}')
+
+    def _shape(self, plan: GroupPlan) -> tuple[int, int]:
+        return plan.rows, sum(self._rows.elements(width) for width in plan.widths)
 
     def write_resident(self, tensors: Iterable[ResidentTensor]) -> None:
         """Write resident.safetensors; a tensor's pieces are asked for one after another."""
@@ -177,11 +188,10 @@ class BundleWriter:
         write_file(self._folder.folder / self._calibration['neurons']['file'], [data])
 
     def _lay_out(self, limit: int) -> list[_Shard]:
-        item = ROW_FORMATS[self._dtype].item_bytes
         batches: list[list[GroupPlan]] = []
         size = 0
         for plan in self._plans.values():
-            nbytes = plan.rows * plan.columns * item
+            nbytes = plan.rows * self._rows.row_bytes(plan.widths)
             if not batches or size + nbytes > limit:
                 batches.append([])
                 size = 0
@@ -190,8 +200,8 @@ class BundleWriter:
         shards = []
         for index, batch in enumerate(batches, 1):
             header, entries = plan_header(
-                ((plan.name, ROW_FORMATS[self._dtype].tag, (plan.rows, plan.columns))
-                 for plan in batch), align_each=True)
+                ((plan.name, self._rows.tag, self._shape(plan)) for plan in batch),
+                align_each=True)
             shards.append(_Shard(f'flash-{index:05d}-of-{len(batches):05d}.safetensors',
                                  header, entries))
         return shards
@@ -210,8 +220,9 @@ class BundleWriter:
             what = (f'group {min(missing)}' if missing else
                     'the resident tensors' if self._resident is None else 'config.json')
             raise BundleError(f'{self._folder.target}: {what} was never written')
+        packed = {'rows': self._rows.name} if self._rows.packed else {}
         manifest = {
-            'format': FORMAT, 'version': VERSION, 'family': self._family, 'dtype': self._dtype,
+            'format': FORMAT, 'family': self._family, 'dtype': self._dtype, **packed,
             'resident': self._resident, 'files': self._files, 'orders': self._write_orders(),
             'groups': [self._describe(plan) for plan in self._plans.values()],
             'calibration': self._calibration, 'provenance': self._provenance,
@@ -231,8 +242,8 @@ class BundleWriter:
         return {
             'name': plan.name, 'file': shard.name, 'tensor': plan.name,
             'offset': shard.entries[plan.name].begin, 'rows': plan.rows, 'columns': plan.columns,
-            'row_bytes': ROW_FORMATS[self._dtype].row_bytes(plan.columns),
-            'dtype': self._dtype,
+            'row_bytes': self._rows.row_bytes(plan.widths),
+            'dtype': self._rows.name,
             'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
             'scale': None, 'permutation': order and describe_order(plan.name, order),
             'sha256': self._checksums[plan.name],

@@ -127,7 +127,9 @@ def test_a_real_run(tmp_path):
                  '--json', str(out)]) == 0
     found = json.loads(out.read_text())
     runs = {one['who']: one for one in found['runs']}
-    assert set(runs) == {'here, dense', 'here, 50% skipped', 'accelerate, disk offload'}
+    assert set(runs) == {'here, dense', 'here, 50% skipped', 'here, int4 rows, dense',
+                         'here, int4 rows, 50% skipped', 'accelerate, disk offload'}
+    assert runs['here, int4 rows, dense']['frames']
     ours = runs['here, dense']
     assert ours['note'] == '' and ours['frames'] and ours['decodes']
     assert 0 < ours['decode_s'] < ours['first_s'] and ours['peak_mb'] <= ours['ceiling_mb']

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.engine import products
 from neuron_chunk_ros.engine.products import STEP, Scratch, Sum
+from neuron_chunk_ros.storage.bundle import Group, Member
+from neuron_chunk_ros.storage.row_format import FORMATS
 
 SCRATCH = Scratch()
+
+
+def group(rows, columns, dtype):
+    """Return a group's description."""
+    name = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}[dtype]
+    return Group('g', 'f', 't', 0, rows, columns, FORMATS[name].row_bytes([columns]), name,
+                 (Member('m', columns),), '')
 
 
 @st.composite
@@ -41,7 +50,8 @@ def test_pieces_add_up_to_the_plain_product(drawn, types, tokens, room):
     generator = torch.Generator().manual_seed(rows)
     inputs = torch.randn(tokens, rows, generator=generator).to(dtype)
     weights = torch.randn(rows, 50, generator=generator).to(stored)
-    total, want = Sum(inputs, 50, SCRATCH), torch.zeros(tokens, 50, dtype=torch.float64)
+    total = Sum(inputs, group(rows, 50, stored), SCRATCH)
+    want = torch.zeros(tokens, 50, dtype=torch.float64)
     for part in parts:
         index = torch.cat([torch.arange(first, first + n) for first, n in part.tolist()])
         count = len(index)
@@ -60,8 +70,9 @@ def test_pieces_add_up_to_the_plain_product(drawn, types, tokens, room):
 
 @pytest.mark.parametrize('tokens', [1, 20])
 def test_nothing_adds_up_to_nothing(tokens):
-    Sum(torch.ones(tokens, 4), 3, SCRATCH).add(np.array([[0, 4]]), torch.ones(4, 3))
-    assert Sum(torch.ones(tokens, 4), 3, SCRATCH).result().abs().max() == 0
+    inputs, made = torch.ones(tokens, 4), group(4, 3, torch.float32)
+    Sum(inputs, made, SCRATCH).add(np.array([[0, 4]]), torch.ones(4, 3))
+    assert Sum(inputs, made, SCRATCH).result().abs().max() == 0
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6),

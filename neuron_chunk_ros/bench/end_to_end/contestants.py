@@ -71,7 +71,8 @@ def ours(job: dict, teller: _Teller) -> int:
     from neuron_chunk_ros.bench.end_to_end.models import frames
     from neuron_chunk_ros.engine.session import Session
     base = _close(job)
-    ways = [('dense', 0.0)] + [(f'{s:.0%} skipped', s) for s in job['sparsities']]
+    rows = f'{job["rows"]} rows, ' if job['rows'] else ''
+    ways = [(f'{rows}dense', 0.0)] + [(f'{rows}{s:.0%} skipped', s) for s in job['sparsities']]
     pictures = frames(3)
     began = time.perf_counter()
     with Session.open(job['bundle'], memory_budget_mb=job['ceiling'] >> 20, drafts=False,

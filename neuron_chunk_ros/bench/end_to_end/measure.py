@@ -21,6 +21,7 @@ from neuron_chunk_ros.bench.end_to_end import models
 from neuron_chunk_ros.bench.progress import Progress
 from neuron_chunk_ros.bench.report import Record
 from neuron_chunk_ros.errors import BenchError
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
 from neuron_chunk_ros.storage.reader import Reader
 
 CONTESTANTS = ('ours', 'transformers', 'accelerate', 'llama.cpp')
@@ -38,6 +39,7 @@ class EndToEndOptions:
     ceilings: tuple[float, ...] = (0.25, 0.5, 1.0)    # of all weights
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7)
     contestants: tuple[str, ...] = CONTESTANTS
+    rows: tuple[str, ...] = ('int8', 'int4')          # packed rows that ours runs from as well
     repeats: int = 5
     seconds: float = 180.0  # a process stops measuring after so long
 
@@ -66,6 +68,10 @@ class Found:
 
 def measure(options: EndToEndOptions, progress: Progress) -> Found:
     """Measure. Raises BenchError where there is no room or a contestant isn't known."""
+    strange = [name for name in options.rows if name not in PACKED_FORMATS]
+    if strange:
+        raise BenchError(f"no packed rows '{strange[0]}': choose from "
+                         f'{", ".join(PACKED_FORMATS)}')
     unknown = [name for name in options.contestants if name not in CONTESTANTS]
     if unknown:
         raise BenchError(f"no contestant '{unknown[0]}': choose from {', '.join(CONTESTANTS)}")
@@ -75,7 +81,8 @@ def measure(options: EndToEndOptions, progress: Progress) -> Found:
     with ceiling('bench') as group:
         found.enforced = group is not None
         for name in options.decoders:
-            with _made(options.folder, name, llama, progress) as model:
+            rows = options.rows if 'ours' in options.contestants else ()
+            with _made(options.folder, name, llama, rows, progress) as model:
                 weights = model.nbytes + model.words_bytes
                 found.weights[name], found.pass_bytes[name] = weights, model.nbytes
                 found.passes[name] = [one_pass(model.bundle) for _ in range(3)]
@@ -114,7 +121,8 @@ def one_pass(bundle: Path) -> float:
 
 
 @contextlib.contextmanager
-def _made(folder: Path, name: str, gguf: bool, progress: Progress) -> Iterator[models.Model]:
+def _made(folder: Path, name: str, gguf: bool, rows: tuple[str, ...],
+          progress: Progress) -> Iterator[models.Model]:
     decoder = models.DECODERS[name]
     needed = _NEEDED * decoder.layers * decoder.layer_bytes
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
@@ -122,7 +130,7 @@ def _made(folder: Path, name: str, gguf: bool, progress: Progress) -> Iterator[m
         raise BenchError(f'{folder} has {free / 1e9:.0f} GB free, {needed / 1e9:.0f} GB are '
                          f'needed for a while for {name}: choose another folder by --path')
     with tempfile.TemporaryDirectory(prefix='.neuron-chunk-bench-', dir=folder) as place:
-        yield models.make(name, Path(place), gguf, progress)
+        yield models.make(name, Path(place), gguf, rows, progress)
 
 
 def _jobs(options: EndToEndOptions, model: models.Model,
@@ -131,8 +139,9 @@ def _jobs(options: EndToEndOptions, model: models.Model,
         for who in options.contestants:
             checkpoint = {'who': 'transformers', 'checkpoint': str(model.checkpoint)}
             if who == 'ours':
-                yield share, who, {'who': 'ours', 'bundle': str(model.bundle),
-                                   'sparsities': options.sparsities}
+                for rows, path in {'': model.bundle, **model.packed}.items():
+                    yield share, who, {'who': 'ours', 'bundle': str(path), 'rows': rows,
+                                       'sparsities': options.sparsities}
             elif who == 'transformers':
                 label = 'transformers, memory-mapped'
                 yield share, label, {**checkpoint, 'label': label}

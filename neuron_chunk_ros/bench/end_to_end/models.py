@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,15 @@ class Model:
     nbytes: int                # of the decoder's linear layers
     words_bytes: int           # of embedding table and LM head
     gguf: dict[str, Path]      # by type; empty where the gguf package is missing
+    packed: dict[str, Path]    # bundles of packed rows, by row format
 
 
-def make(name: str, folder: Path, gguf: bool, progress: Callable[[str, int, int], None]) -> Model:
-    """Write everything into an empty folder."""
+def make(name: str, folder: Path, gguf: bool, rows: Sequence[str],
+         progress: Callable[[str, int, int], None]) -> Model:
+    """Write everything into an empty folder.
+
+    :param rows: row formats to have a packed bundle of.
+    """
     decoder = DECODERS[name]
     base = PRESETS[_BASE]
     untied = decoder.hidden > 2048
@@ -59,6 +64,8 @@ def make(name: str, folder: Path, gguf: bool, progress: Callable[[str, int, int]
     checkpoint = synthesize(preset, folder / 'checkpoint', progress=lambda done, total: progress(
         f'{name}: weights', done, total))
     bundle = convert(checkpoint, folder / 'bundle')
+    packed = {made: convert(checkpoint, folder / f'bundle-{made}', rows=made).path
+              for made in rows}
     words = text['vocab_size'] * decoder.hidden * 2 * (1 + untied)
     made = {}
     if gguf:
@@ -66,7 +73,7 @@ def make(name: str, folder: Path, gguf: bool, progress: Callable[[str, int, int]
             progress(f'{name}: GGUF', number, len(GGUF_TYPES))
             made[kind] = folder / f'{kind}.gguf'
             _write_gguf(checkpoint, text, decoder, kind, made[kind])
-    return Model(decoder, checkpoint, bundle.path, bundle.flash_bytes, words, made)
+    return Model(decoder, checkpoint, bundle.path, bundle.flash_bytes, words, made, packed)
 
 
 def remove(model: Model) -> None:

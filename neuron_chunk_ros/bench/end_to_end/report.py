@@ -55,8 +55,8 @@ def _records(process: Process, found: Found) -> list[Record]:
             'frame_s': _median(frame, 'seconds'), 'frame_mb': _median(frame, 'bytes') / 1e6,
             'frames': len(frame), 'decode_s': _median(decode, 'seconds'),
             'decode_mb': _median(decode, 'bytes') / 1e6, 'decodes': len(decode),
-            'first_s': _median(mine['first'], 'seconds'), 'start_s': start if way in (
-                'dense', '') else None,
+            'first_s': _median(mine['first'], 'seconds'),
+            'start_s': start if way.endswith('dense') or not way else None,
             'peak_mb': peak and peak / 1e6, 'heads_mb': memory.get('heads'),
             'note': process.fault}
         if frame and 'wait' in frame[0]:
@@ -88,8 +88,9 @@ def _summary(records: Sequence[Record]) -> list[Record]:
             if one['frames'] and one['who'].endswith('skipped') and (
                     one['decoder'], round(one['share'], 2)) == (decoder, share):
                 half = '50%' in one['who']
+                whole = _one(records, decoder, share, f'{one["who"].rpartition(", ")[0]}, dense')
                 made.append(goal(f'{case}: frame, {one["who"][6:]}, against dense',
-                                 one['frame_s'] / dense['frame_s'],
+                                 one['frame_s'] / whole['frame_s'],
                                  at_most=0.70 if half else 1.03, unit='x'))
                 if half:
                     made.append(goal(f'{case}: waited in it, of the reading',
@@ -132,6 +133,12 @@ def _lines(records: Sequence[Record], passes: Sequence[Record]) -> list[str]:
             if not np.isnan(one['decode_s'])]
     if told:
         lines.append('A word elsewhere: ' + ', '.join(told) + '.')
+    packed = [one for one in records if one['decoder'] == decoder
+              and round(one['share'], 2) == share and one['who'].endswith(' rows, dense')
+              and one['decodes']]
+    if packed:
+        lines[-1] += ' From packed rows: ' + ', '.join(
+            f'{one["who"].split()[1]} {one["decode_s"]:.2f} s' for one in packed) + '.'
     if dense is not None and dense['peak_mb']:
         lines.append(f'Memory: {dense["peak_mb"]:.0f} of {dense["ceiling_mb"]:.0f} MB, of which '
                      f'{dense["heads_mb"]:.0f} MiB are rows that need not be read.')

@@ -1,0 +1,337 @@
+// Copyright 2026 The neuron_chunk_ros authors
+// SPDX-License-Identifier: Apache-2.0
+#include "packed_rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "thread_pool.hpp"
+#include "values.hpp"
+
+namespace neuron_chunk {
+namespace {
+
+constexpr std::int64_t kBlock = 32;  // columns; the unit in which integers are laid out
+constexpr std::int64_t kRows = 8;    // added in one go: their sum is loaded and stored once
+constexpr std::int64_t kTile = 512;  // columns widened at a time, where several tokens want them
+
+struct Product {
+  const Segment& segment;
+  const float* inputs;
+  std::int64_t tokens;
+  float* out;
+  std::int64_t out_stride;
+};
+
+// Half a block: what is worked on together, with whatever vectors the processor has.
+constexpr int kLanes = kBlock / 2;
+using Bytes [[gnu::vector_size(kLanes)]] = std::uint8_t;
+using Integers [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
+using Floats [[gnu::vector_size(kLanes * sizeof(float))]] = float;
+
+struct Block {
+  Floats low;
+  Floats high;
+};
+
+template <typename Vector, typename Value>
+[[gnu::always_inline]] inline Vector load(const Value* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+[[gnu::always_inline]] inline Floats to_floats(Bytes narrow) {
+  return __builtin_convertvector(__builtin_convertvector(narrow, Integers), Floats);
+}
+
+// The integers of a block of 32 columns, as float32.
+template <int kBits>
+[[gnu::always_inline]] inline Block integers_of(const std::uint8_t* block) {
+  if constexpr (kBits == 8) {
+    // GCC widens unsigned bytes in one go, signed ones one by one.
+    return {to_floats(load<Bytes>(block) ^ 0x80) - 128.0F,
+            to_floats(load<Bytes>(block + kLanes) ^ 0x80) - 128.0F};
+  } else {
+    const auto both = load<Bytes>(block);
+    return {to_floats(both & 15) - 8.0F, to_floats(both >> 4) - 8.0F};
+  }
+}
+
+[[gnu::always_inline]] inline float scale_at(const std::uint8_t* scales, std::int64_t number) {
+  std::uint16_t bits;
+  std::memcpy(&bits, scales + 2 * number, sizeof bits);
+  return Bfloat16::widened(bits);
+}
+
+std::int64_t value_bytes(const Segment& segment) {
+  return (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
+}
+
+// Blocks [begin, end) of a segment; one token, some rows at a time.
+template <int kBits>
+[[gnu::always_inline]] inline void add_one_token(const Product& product, std::int64_t begin,
+                                                 std::int64_t end) {
+  const Segment& segment = product.segment;
+  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+  const std::int64_t values = value_bytes(segment);
+  for (std::int64_t first = 0; first < segment.rows; first += kRows) {
+    const std::int64_t count = std::min(kRows, segment.rows - first);
+    const std::uint8_t* row[kRows];
+    float x[kRows];
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      // Behind the last row: that row again, times nothing.
+      row[i] = segment.data + (first + std::min(i, count - 1)) * segment.stride;
+      x[i] = i < count ? product.inputs[first + i] : 0.0F;
+    }
+    float factor[kRows] = {};
+    for (std::int64_t block = begin; block < end; ++block) {
+      if (block == begin || block * kBlock % segment.group == 0) {
+        for (std::int64_t i = 0; i < kRows; ++i) {
+          factor[i] = x[i] * scale_at(row[i] + values, block * kBlock / segment.group);
+        }
+      }
+      Block sum{};
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        const Block wide = integers_of<kBits>(row[i] + block * kBytes);
+        sum.low += factor[i] * wide.low;
+        sum.high += factor[i] * wide.high;
+      }
+      float* out = product.out + block * kBlock;
+      const std::int64_t width = std::min(kBlock, segment.columns - block * kBlock);
+      if (width == kBlock) {
+        sum.low += load<Floats>(out);
+        sum.high += load<Floats>(out + kLanes);
+        std::memcpy(out, &sum, sizeof sum);
+      } else {
+        for (int c = 0; c < width; ++c) out[c] += c < kLanes ? sum.low[c] : sum.high[c - kLanes];
+      }
+    }
+  }
+}
+
+template <int kBits>
+[[gnu::always_inline]] inline void widen_row(const Segment& segment, const std::uint8_t* row,
+                                             std::int64_t begin, std::int64_t end,
+                                             float* __restrict out) {
+  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+  const std::uint8_t* const scales = row + value_bytes(segment);
+  for (std::int64_t block = begin; block < end; ++block, out += kBlock) {
+    const float scale = scale_at(scales, block * kBlock / segment.group);
+    Block wide = integers_of<kBits>(row + block * kBytes);
+    wide.low *= scale;
+    wide.high *= scale;
+    std::memcpy(out, &wide, sizeof wide);
+  }
+}
+
+// Several tokens: a tile of rows is widened once for all.
+template <int kBits>
+[[gnu::always_inline]] inline void add_tokens(const Product& product, std::int64_t begin,
+                                              std::int64_t end) {
+  const Segment& segment = product.segment;
+  alignas(64) float tile[kRows][kTile];
+  for (std::int64_t from = begin; from < end; from += kTile / kBlock) {
+    const std::int64_t to = std::min(from + kTile / kBlock, end);
+    const std::int64_t width = std::min((to - from) * kBlock, segment.columns - from * kBlock);
+    for (std::int64_t first = 0; first < segment.rows; first += kRows) {
+      const std::int64_t count = std::min(kRows, segment.rows - first);
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        widen_row<kBits>(segment, segment.data + (first + std::min(i, count - 1)) * segment.stride,
+                         from, to, tile[i]);
+      }
+      for (std::int64_t token = 0; token < product.tokens; ++token) {
+        const float* x = product.inputs + token * segment.rows + first;
+        float y[kRows];
+        for (std::int64_t i = 0; i < kRows; ++i) y[i] = i < count ? x[i] : 0.0F;
+        float* __restrict out = product.out + token * product.out_stride + from * kBlock;
+        for (std::int64_t c = 0; c < width; ++c) {
+          out[c] +=
+              ((y[0] * tile[0][c] + y[1] * tile[1][c]) + (y[2] * tile[2][c] + y[3] * tile[3][c])) +
+              ((y[4] * tile[4][c] + y[5] * tile[5][c]) + (y[6] * tile[6][c] + y[7] * tile[7][c]));
+        }
+      }
+    }
+  }
+}
+
+NEURON_CHUNK_CLONES void add_int8(const Product& product, std::int64_t begin, std::int64_t end) {
+  if (product.tokens == 1) {
+    add_one_token<8>(product, begin, end);
+  } else {
+    add_tokens<8>(product, begin, end);
+  }
+}
+
+NEURON_CHUNK_CLONES void add_int4(const Product& product, std::int64_t begin, std::int64_t end) {
+  if (product.tokens == 1) {
+    add_one_token<4>(product, begin, end);
+  } else {
+    add_tokens<4>(product, begin, end);
+  }
+}
+
+std::uint16_t to_bfloat16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);  // finite: a scale times a small integer
+  return static_cast<std::uint16_t>((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16);
+}
+
+struct Unpacking {
+  const Segment& segment;
+  float* floats;
+  std::uint16_t* halves;
+  std::int64_t stride;
+};
+
+template <int kBits>
+[[gnu::always_inline]] inline void unpack_rows(const Unpacking& unpacking, std::int64_t begin,
+                                               std::int64_t end) {
+  const Segment& segment = unpacking.segment;
+  alignas(64) float wide[kTile];
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t at = 0; at < segment.columns; at += kTile) {
+      const std::int64_t width = std::min(kTile, segment.columns - at);
+      widen_row<kBits>(segment, segment.data + row * segment.stride, at / kBlock,
+                       (at + width + kBlock - 1) / kBlock, wide);
+      if (unpacking.floats != nullptr) {
+        std::copy_n(wide, width, unpacking.floats + row * unpacking.stride + at);
+      } else {
+        std::uint16_t* __restrict out = unpacking.halves + row * unpacking.stride + at;
+        for (std::int64_t c = 0; c < width; ++c) out[c] = to_bfloat16(wide[c]);
+      }
+    }
+  }
+}
+
+NEURON_CHUNK_CLONES void unpack_int8(const Unpacking& unpacking, std::int64_t begin,
+                                     std::int64_t end) {
+  unpack_rows<8>(unpacking, begin, end);
+}
+
+NEURON_CHUNK_CLONES void unpack_int4(const Unpacking& unpacking, std::int64_t begin,
+                                     std::int64_t end) {
+  unpack_rows<4>(unpacking, begin, end);
+}
+
+void unpack(const Unpacking& unpacking, int threads) {
+  const Segment& segment = unpacking.segment;
+  const std::int64_t worth = 1 + segment.rows * segment.columns / (1 << 18);
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, segment.rows})),
+            [&](int number, int of) {
+              const std::int64_t begin = segment.rows * number / of;
+              const std::int64_t end = segment.rows * (number + 1) / of;
+              if (segment.bits == 8) {
+                unpack_int8(unpacking, begin, end);
+              } else {
+                unpack_int4(unpacking, begin, end);
+              }
+            });
+}
+
+// Rounded away from zero, so that nothing is clipped for it, unless that overflows.
+float bfloat16_scale(double value, float least) {
+  const auto narrow = static_cast<float>(value);
+  std::uint32_t bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  const float beyond = from_bits((bits + 0xffffU) & 0xffff0000U);
+  return std::isfinite(beyond * least) ? beyond : from_bits(bits & 0xffff0000U);
+}
+
+[[gnu::always_inline]] inline float nearest(float value, float factor, float least) {
+  const float rounded = std::nearbyint(value * factor);
+  return std::min(std::max(rounded, least), -least - 1.0F);
+}
+
+// `width` values of one scale.
+[[gnu::always_inline]] inline void round_group(const Rounding& rounding, const float* values,
+                                               std::int64_t width, std::int8_t* integers,
+                                               float* scale, float* unit) {
+  const auto least = static_cast<float>(-(1 << (rounding.bits - 1)));
+  float end = 0.0F;
+  for (std::int64_t i = 0; i < width; ++i) {
+    if (std::fabs(values[i]) > std::fabs(end)) end = values[i];
+  }
+  *scale = 0.0F;
+  std::fill_n(integers, width, std::int8_t{0});
+  if (end == 0.0F) return;
+  const double whole = 1.0 / static_cast<double>(end);
+  for (std::int64_t i = 0; i < width; ++i) unit[i] = static_cast<float>(values[i] * whole);
+  float best = std::numeric_limits<float>::infinity();
+  float best_factor = 0.0F;
+  for (std::int64_t number = 0; number < rounding.shrink_count; ++number) {
+    const float tried = bfloat16_scale(end * rounding.shrinks[number] / least, least);
+    if (!std::isfinite(tried * least)) continue;
+    const auto step = static_cast<float>(tried * whole);  // in units of `end`
+    const float factor = 1.0F / step;
+    float error = 0.0F;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const float off = nearest(unit[i], factor, least) * step - unit[i];
+      error += off * off;
+    }
+    if (error < best) {
+      best = error;
+      best_factor = factor;
+      *scale = tried;
+    }
+  }
+  for (std::int64_t i = 0; i < width; ++i) {
+    integers[i] = static_cast<std::int8_t>(nearest(unit[i], best_factor, least));
+  }
+}
+
+NEURON_CHUNK_CLONES void round_some(const Rounding& rounding, std::int64_t begin,
+                                    std::int64_t end) {
+  const std::int64_t groups = (rounding.columns + rounding.group - 1) / rounding.group;
+  std::vector<float> unit(static_cast<std::size_t>(rounding.group));
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t number = 0; number < groups; ++number) {
+      const std::int64_t first = row * rounding.columns + number * rounding.group;
+      const std::int64_t width =
+          std::min(rounding.group, rounding.columns - number * rounding.group);
+      round_group(rounding, rounding.values + first, width, rounding.integers + first,
+                  rounding.scales + row * groups + number, unit.data());
+    }
+  }
+}
+
+}  // namespace
+
+void round_rows(const Rounding& rounding, int threads) {
+  const std::int64_t worth = 1 + rounding.rows * rounding.columns / (1 << 16);
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, rounding.rows})),
+            [&](int number, int of) {
+              round_some(rounding, rounding.rows * number / of, rounding.rows * (number + 1) / of);
+            });
+}
+
+void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
+                        float* out, std::int64_t out_stride, int threads) {
+  const Product product{segment, inputs, tokens, out, out_stride};
+  const std::int64_t blocks = (segment.columns + kBlock - 1) / kBlock;
+  const std::int64_t worth = 1 + segment.rows * segment.columns * tokens / (1 << 19);
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, blocks})),
+            [&](int number, int of) {
+              const std::int64_t begin = blocks * number / of;
+              const std::int64_t end = blocks * (number + 1) / of;
+              if (segment.bits == 8) {
+                add_int8(product, begin, end);
+              } else {
+                add_int4(product, begin, end);
+              }
+            });
+}
+
+void unpack_float32(const Segment& segment, float* out, std::int64_t stride, int threads) {
+  unpack({segment, out, nullptr, stride}, threads);
+}
+
+void unpack_bfloat16(const Segment& segment, std::uint16_t* out, std::int64_t stride,
+                     int threads) {
+  unpack({segment, nullptr, out, stride}, threads);
+}
+
+}  // namespace neuron_chunk

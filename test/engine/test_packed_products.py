@@ -1,0 +1,78 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The native product and unpacking of packed rows against float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuron_chunk_ros import _native
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
+
+FORMATS = sorted(PACKED_FORMATS)
+CASES = dict(name=st.sampled_from(FORMATS), rows=st.integers(0, 40), columns=st.integers(1, 1500),
+             beside=st.integers(0, 70), threads=st.integers(1, 3), seed=st.integers(0, 2 ** 32))
+
+
+def packed(made, rows, columns, beside, seed):
+    """Return a segment as it lies in rows of more, and the values it stands for, float64."""
+    rng = np.random.default_rng(seed)
+    integers = rng.integers(made.least, -made.least, (rows, columns)).astype(np.int8)
+    shape = rows, -(-columns // made.group)
+    scales = (rng.standard_normal(shape) * 10.0 ** rng.integers(-6, 4, shape)).astype(np.float32)
+    scales[rng.random(shape) < 0.1] = 0
+    scales = (scales.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    memory = rng.integers(0, 256, (rows, beside + made.segment_bytes(columns) + beside), np.uint8)
+    memory[:, beside:beside + made.segment_bytes(columns)] = made.pack(integers, scales)
+    values = integers * np.repeat(scales, made.group, axis=1)[:, :columns].astype(np.float64)
+    return memory, values
+
+
+@settings(max_examples=150, deadline=None)
+@given(**CASES, tokens=st.sampled_from([1, 2, 5, 8]), first=st.integers(0, 9))
+def test_products(name, rows, columns, beside, threads, seed, tokens, first):
+    made = PACKED_FORMATS[name]
+    memory, values = packed(made, rows, columns, beside, seed)
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((tokens, rows)).astype(np.float32)
+    before = rng.standard_normal((tokens, first + columns + 3)).astype(np.float32)
+    out = before.copy()
+    _native.packed_products(inputs, memory.ctypes.data + beside or 64, memory.shape[1], columns,
+                            made.bits, made.group, out, first, threads)
+    want = before.astype(np.float64)
+    want[:, first:first + columns] += inputs @ values
+    # Of the sum of magnitudes: float32's own rounding.
+    allowed = 1e-6 * (np.abs(inputs.astype(np.float64)) @ np.abs(values) + 1)
+    assert (np.abs(out - want)[:, first:first + columns] <= allowed * 2).all()
+    np.testing.assert_array_equal(out[:, :first], before[:, :first])
+    np.testing.assert_array_equal(out[:, first + columns:], before[:, first + columns:])
+
+
+@settings(max_examples=80, deadline=None)
+@given(**CASES, dtype=st.sampled_from(['float32', 'bfloat16']))
+def test_unpacking(name, rows, columns, beside, threads, seed, dtype):
+    made, kind = PACKED_FORMATS[name], getattr(torch, dtype)
+    memory, values = packed(made, rows, columns, beside, seed)
+    out = torch.full((rows + 1, columns + 5), 7.0, dtype=kind)
+    _native.unpack_rows(memory.ctypes.data + beside or 64, memory.shape[1], rows, columns,
+                        made.bits, made.group, out.data_ptr(), dtype, columns + 5, threads)
+    want = torch.from_numpy(values.astype(np.float32)).to(kind)
+    assert torch.equal(out[:rows, :columns], want)
+    assert (out[rows:] == 7).all() and (out[:, columns:] == 7).all()
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'bits': 5}, 'bits'), ({'group': 48}, 'group'), ({'group': 0}, 'group'),
+    ({'stride': 63}, 'stride'), ({'columns': 0}, 'columns'), ({'segment': 0}, 'address'),
+    ({'first': 1}, 'fit'), ({'first': -1}, 'fit'), ({'threads': 0}, 'threads'),
+    ({'out': np.zeros((2, 64), np.float32)}, 'shape'),
+])
+def test_bad_arguments(change, message):
+    memory = np.zeros((3, 66), np.uint8)
+    arguments = {'inputs': np.zeros((1, 3), np.float32), 'segment': memory.ctypes.data,
+                 'stride': 66, 'columns': 64, 'bits': 8, 'group': 64,
+                 'out': np.zeros((1, 64), np.float32), 'first': 0, 'threads': 1} | change
+    with pytest.raises(ValueError, match=message):
+        _native.packed_products(*arguments.values())
