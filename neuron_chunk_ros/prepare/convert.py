@@ -43,7 +43,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in ROW_FORMATS:
-        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
+        packed = f'; pack rows with --rows {dtype}' if dtype in PACKED_FORMATS else ''
+        raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}{packed}')
     if rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
     if layout not in LAYOUTS:

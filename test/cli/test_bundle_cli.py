@@ -172,3 +172,15 @@ def test_killed_midway_is_cleaned_up_by_the_next(large_model, tiny_models, tmp_p
     assert len(left) == 1 and left[0].startswith('.b.partial-')
     assert run('convert', tiny_models['tiny-qwen2-vl'], tmp_path / 'b').returncode == 0
     assert os.listdir(tmp_path) == ['b']
+
+
+def test_packed_rows(tiny_models, tmp_path):
+    source, bundle = tiny_models['tiny-qwen2-vl'], tmp_path / 'bundle'
+    done = run('convert', source, bundle, '--rows', 'int4')
+    assert done.returncode == 0 and 'rows of int4' in done.stdout, done.stderr
+    facts = json.loads(run('inspect', bundle, '--json').stdout)
+    assert (facts['dtype'], facts['rows']) == ('float32', 'int4')
+    assert 'intact' in run('verify', bundle).stdout
+    assert "rows 'int5' are not one of int8, int4, int4-64" in refused(
+        'convert', source, tmp_path / 'other', '--rows', 'int5')
+    assert '--rows int8' in refused('convert', source, tmp_path / 'other', '--dtype', 'int8')
