@@ -86,7 +86,7 @@ class Sum:
             _native.row_products(inputs, weights.data_ptr(), _NATIVE[weights.dtype], len(weights),
                                  self.columns, self._out.numpy(), torch.get_num_threads())
             return
-        if weights.dtype != self.inputs.dtype or not self.on_cpu:
+        if weights.dtype != self.inputs.dtype:
             self._add_widened(rows, weights)
             return
         count = len(weights)
@@ -128,7 +128,8 @@ class Sum:
         most = padded(count) if self._pad else count
         inputs = _columns(self.inputs, rows, most)
         tile = tile_rows(self.columns, dtype)
-        tile = unpadded(tile) if self._pad else tile
+        if self._pad:
+            tile = max(STEP, unpadded(tile))
         wide = self._scratch.tile(tile, self.columns, dtype)
         for at in range(0, most, tile):
             narrow = weights[at:at + tile]
