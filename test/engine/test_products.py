@@ -39,7 +39,8 @@ def pieces(draw):
 
 
 TYPES = [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32),
-         (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
+         (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
+         (torch.float32, torch.bfloat16)]
 
 
 @given(pieces(), st.sampled_from(TYPES), st.sampled_from([1, 3, 8, 9, 40]), st.booleans())
