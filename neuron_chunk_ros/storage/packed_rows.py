@@ -74,7 +74,8 @@ class PackedFormat:
         if not np.isfinite(values).all():
             raise OverflowError(f'a value that is not finite has no {self.name}')
         return _native.round_to_integers(np.ascontiguousarray(values, np.float32), self.bits,
-                                         self.group, _SHRINKS[self.bits], len(os.sched_getaffinity(0)))
+                                         self.group, _SHRINKS[self.bits],
+                                         len(os.sched_getaffinity(0)))
 
     def pack(self, integers: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Lay a segment out.
