@@ -68,6 +68,16 @@ class Client:
         self.node.destroy_node()
         rclpy.shutdown()
 
+    def in_its_thread(self, work):
+        """Return what `work` returns, called where responses are taken.
+
+        rclpy's action client notes what it waits for behind sending it: a response that another
+        thread takes sooner is dropped, and feedback with it.
+        """
+        task = self._executor.create_task(work)
+        until(task.done, what='the executor')
+        return task.result()
+
     def _spin(self):
         while not self._ending:
             self._executor.spin_once(timeout_sec=0.05)
@@ -163,10 +173,22 @@ class VlmProcess:
         if self._ask is None:
             self._ask = ActionClient(self.client.node, Ask, f'{self.name}/ask')
         until(self._ask.server_is_ready, what='the action server')
-        goal = self.result(self._ask.send_goal_async(
-            Ask.Goal(prompt=prompt, **fields), feedback_callback=on_feedback))
+        goal = self.result(self.client.in_its_thread(lambda: self._ask.send_goal_async(
+            Ask.Goal(prompt=prompt, **fields), feedback_callback=on_feedback)))
         assert goal.accepted
         return goal
+
+    def outcome_later(self, goal):
+        """Ask for a goal's result; return its future."""
+        return self.client.in_its_thread(goal.get_result_async)
+
+    def outcome(self, goal):
+        """Wait for a goal's result."""
+        return self.result(self.outcome_later(goal))
+
+    def cancel_later(self, goal):
+        """Ask for a goal to be cancelled; return its future."""
+        return self.client.in_its_thread(goal.cancel_goal_async)
 
     def hang_up(self):
         """Give up the action client, so that it no longer counts as a listener."""

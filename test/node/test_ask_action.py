@@ -33,12 +33,13 @@ def test_words_stream_in_with_stage_and_progress(vlm, picture):
         said = []
         goal = vlm.send_goal(feedback_into(said), 'where is the red circle?', images=[picture],
                              max_new_tokens=8)
-        got = vlm.result(goal.get_result_async())
+        got = vlm.outcome(goal)
         assert got.status == GoalStatus.STATUS_SUCCEEDED and got.result.success
         answer = got.result.answer
-        # rclpy's client drops feedback that it takes behind the goal's last status: on a busy
-        # machine the last words of a short answer.
-        if said and said[-1][3].strip() == answer.text:
+        # On a busy machine the first of it can come before the node knows that a new client
+        # listens, and rclpy's client drops what it takes behind the goal's last status: the last
+        # words of a short answer.
+        if said and said[0][1] == STAGES[0] and said[-1][3].strip() == answer.text:
             break
     stages = [stage for _, stage, _, _ in said]
     assert [s for i, s in enumerate(stages) if s not in stages[:i]] == STAGES
@@ -60,9 +61,9 @@ def test_cancel_ends_within_100_ms_and_tells_what_was_written(babbler, picture):
         goal = babbler.send_goal(feedback_into(said), images=[picture], max_new_tokens=3000)
         until(lambda said=said: sum(stage == 'decode' for _, stage, _, _ in said) > 5,
               what='some words')
-        result = goal.get_result_async()
+        result = babbler.outcome_later(goal)
         began = time.monotonic()
-        cancelling = goal.cancel_goal_async()
+        cancelling = babbler.cancel_later(goal)
         got = babbler.result(result)
         took.append(time.monotonic() - began)
         assert babbler.result(cancelling).goals_canceling
@@ -80,17 +81,17 @@ def test_a_goal_that_waits_is_cancelled_at_once_and_one_too_many_is_told_why(bab
     waiting = babbler.send_goal(images=[picture], max_new_tokens=3000)
     until(lambda: 'answering, 1 waiting' in babbler.status('model').message
           or 'overloaded' in babbler.status('model').message, what='the second to wait')
-    refused = babbler.result(babbler.send_goal(images=[picture]).get_result_async())
+    refused = babbler.outcome(babbler.send_goal(images=[picture]))
     assert refused.status == GoalStatus.STATUS_ABORTED
     assert 'busy: 1 questions are waiting already (queue_limit)' in refused.result.message
     status = babbler.status('model', lambda s: s.level == b'\x01')
     assert 'queue' in status.message or 'overloaded' in status.message
-    result = waiting.get_result_async()
-    babbler.result(waiting.cancel_goal_async())
+    result = babbler.outcome_later(waiting)
+    babbler.result(babbler.cancel_later(waiting))
     got = babbler.result(result)
     assert got.status == GoalStatus.STATUS_CANCELED and got.result.answer.text == ''
-    result = running.get_result_async()
-    babbler.result(running.cancel_goal_async())
+    result = babbler.outcome_later(running)
+    babbler.result(babbler.cancel_later(running))
     assert babbler.result(result).result.answer.finish_reason == 'cancelled'
 
 
@@ -99,13 +100,13 @@ def test_bad_goals_are_aborted_with_a_reason(vlm, picture):
                          ({'images': [picture], 'cameras': ['front']}, 'give one of them'),
                          ({'cameras': ['front']}, "no camera 'front'"),
                          ({'deadline': -1.0}, 'deadline')):
-        got = vlm.result(vlm.send_goal(**fields).get_result_async())
+        got = vlm.outcome(vlm.send_goal(**fields))
         assert got.status == GoalStatus.STATUS_ABORTED and says in got.result.message
 
 
 def test_deadline_ends_a_goal_early_with_what_there_is(babbler, picture):
-    got = babbler.result(babbler.send_goal(
-        images=[picture], max_new_tokens=3000, deadline=1.0).get_result_async())
+    got = babbler.outcome(babbler.send_goal(
+        images=[picture], max_new_tokens=3000, deadline=1.0))
     assert got.status == GoalStatus.STATUS_SUCCEEDED
     assert got.result.answer.finish_reason == 'deadline' and got.result.answer.text
     assert got.result.message == 'cut short: the deadline of 1 s passed'
