@@ -44,6 +44,41 @@ def tiny_bundles(tiny_models, tmp_path_factory):
     return {name: convert(model, folder / name).path for name, model in tiny_models.items()}
 
 
+@pytest.fixture(scope='session')
+def older_bundle():
+    """Give a function that copies an unpacked bundle as version 2 had it: tables resident."""
+    import numpy as np
+
+    from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan
+    from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+    from neuron_chunk_ros.storage.safetensors_header import read_header
+    from neuron_chunk_ros.storage.source_groups import SourceGroups
+    from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
+
+    def copy(source, target):
+        bundle = Bundle.open(source)
+        plans = [GroupPlan(g.name, g.rows, g.members) for g in bundle.groups.values()]
+        raw = bundle.resident_file.read_bytes()
+        tensors = [ResidentTensor(name, e.dtype, e.shape, raw[e.begin:e.end])
+                   for name, e in read_header(bundle.resident_file, ValueError).items()]
+        tied = '"tie_word_embeddings": true' in (bundle.path / 'config.json').read_text()
+        with BundleWriter(target, bundle.family, bundle.dtype, plans, {}) as writer, \
+                SourceGroups(bundle) as sources:
+            for name in bundle.files:
+                writer.copy_file(bundle.path / name)
+            for plan in plans:
+                writer.write_group(plan.name, sources.load([bundle.groups[plan.name]])[plan.name])
+            for table in [bundle.embedding] + ([] if tied else [bundle.lm_head]):
+                rows = sources.load([table])[table.name].copy()
+                rows = np.ascontiguousarray(rows.T) if table is bundle.lm_head else rows
+                tensors.append(ResidentTensor(f'{table.members[0].name}.weight',
+                                              ROW_FORMATS[table.dtype].tag, rows.shape, rows))
+            writer.write_resident(tensors)
+        return Bundle.open(target)
+
+    return copy
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Give the folder of a real file system of 24 MiB."""

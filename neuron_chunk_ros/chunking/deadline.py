@@ -33,10 +33,13 @@ class Pacer:
         self._frontiers: dict[object, np.ndarray] = {}   # by step: [groups, points, 2]
         self._beside: dict[object, tuple[float, float]] = {}  # (per group, after the last)
 
-    def begin(self, step: object, seconds: float) -> None:
-        """Plan a step of this kind (any key) of `seconds` wall time."""
-        self._step, self._seconds = step, seconds
-        per_group, after = self._beside.get(step, (0.0, 0.0))
+    def begin(self, step: object, seconds: float, after: float = 0.0) -> None:
+        """Plan a step of this kind (any key) of `seconds` wall time.
+
+        :param after: seconds that follow the last group, as long as none are known.
+        """
+        self._step, self._seconds, self._after = step, seconds, after
+        per_group, after = self._beside.get(step, (0.0, after))
         left = seconds - after - per_group * len(self._names)
         frontiers = self._frontiers.get(step)
         if frontiers is None or np.isnan(frontiers).any():
@@ -54,7 +57,7 @@ class Pacer:
         :param reading: of these, seconds with reads in flight.
         """
         at = self._index[group]
-        known, after = self._beside.get(self._step, (0.0, 0.0))
+        known, after = self._beside.get(self._step, (0.0, self._after))
         # What goes by beside reading: this step's own rate counts more with each group done.
         done = at / len(self._names)
         rate = (elapsed - reading) / at if at else known

@@ -93,6 +93,14 @@ def without(importance: np.ndarray, runs: np.ndarray) -> np.ndarray:
     return rest
 
 
+def of(rows: np.ndarray) -> np.ndarray:
+    """Return the runs of these row numbers, integers, ascending, each once."""
+    rows = np.asarray(rows, np.int64)
+    first = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    lengths = np.diff(first, append=len(rows))
+    return np.stack([rows[first], lengths], axis=1)
+
+
 def indices(runs: np.ndarray) -> np.ndarray:
     """Return the row numbers the runs hold, int64, ascending."""
     ends = np.cumsum(runs[:, 1])

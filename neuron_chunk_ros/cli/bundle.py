@@ -24,6 +24,8 @@ def register(subparsers) -> None:
                          help='linear layers that share an input stored row by row together, or '
                               'each alone (default bundled)')
 
+    convert.add_argument('--lm-head', metavar='FORMAT', help='the same for the LM head, also '
+                         'bfloat16 and so on (default: int8 where rows are packed)')
     convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8, int4 "
                          'or int4-64 (scales for 128, 32, 64 output channels; default: as they '
                          'are)')
@@ -57,7 +59,7 @@ def _convert(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.prepare.convert import convert
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
-                         rows=args.rows)
+                         rows=args.rows, lm_head=args.lm_head)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
           f'{"" if bundle.rows == bundle.dtype else f", rows of {bundle.rows}"}')
@@ -76,6 +78,8 @@ def _inspect(args: argparse.Namespace) -> int:
             'files': sorted(bundle.files), 'layout': bundle.layout, 'order': bundle.order,
             'calibration': bundle.calibration, 'provenance': bundle.provenance,
             'groups': [_described(group) for group in bundle.groups.values()],
+            **{name: table and _described(table) for name, table in (
+                ('embedding', bundle.embedding), ('lm_head', bundle.lm_head))},
         }, indent=1))
         return 0
     facts = {
@@ -94,7 +98,7 @@ def _inspect(args: argparse.Namespace) -> int:
     print()
     print(f'{"groups":<20} {"count":>5} {"rows":>7} {"columns":>8} {"row bytes":>9} {"MB":>9}  '
           f'members')
-    for (name, group), count in _alike(bundle.groups.values()).items():
+    for (name, group), count in _alike(bundle.stored.values()).items():
         members = ' + '.join(f'{label} {columns}' for label, columns in group[2])
         print(f'{name:<20} {count:>5} {group[0]:>7} {sum(c for _, c in group[2]):>8} '
               f'{group[1]:>9} {_mb(count * group[0] * group[1]):>9}  {members}')
@@ -142,7 +146,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(f'neuron-chunk: damaged: {problem}', file=sys.stderr)
     if problems:
         return 1
-    print(f'{bundle.path}: {len(bundle.groups)} groups, resident tensors and '
+    print(f'{bundle.path}: {len(bundle.stored)} groups, resident tensors and '
           f'{len(bundle.files)} files are intact')
     return 0
 

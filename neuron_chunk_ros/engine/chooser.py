@@ -24,6 +24,7 @@ from neuron_chunk_ros.chunking.estimate import Correction, StepTimes
 from neuron_chunk_ros.chunking.policies import Optimal
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.layout import LM_HEAD
 from neuron_chunk_ros.storage.profile import Profile
 
 _FRONTIER_EVERY = 4  # steps of a kind; a frontier costs as much as a selection, changes slowly
@@ -49,6 +50,9 @@ class Chooser:
         self._pacer = Pacer({g.name: self._frontier_of.whole_seconds(g.rows - heads[g.name],
                                                                      g.row_bytes)
                              for g in bundle.groups.values()})
+        table = bundle.lm_head
+        self._lm_head_seconds = self._frontier_of.whole_seconds(
+            table.rows - heads[LM_HEAD], table.row_bytes) if table else 0.0
         self._corrections: dict[str, Correction] = {}
         self._times = StepTimes()
         self._steps: dict[tuple, int] = {}
@@ -75,6 +79,7 @@ class Chooser:
     def begin(self, step: Step) -> None:
         """Start a step."""
         self._began = self._last_end = time.perf_counter()
+        self._last_read = 0.0
         kind = self.kind = (step.kind, int(step.tokens).bit_length())
         self._steps[kind] = self._steps.get(kind, 0) + 1
         self._correction = self._corrections.setdefault(step.kind, Correction())
@@ -86,13 +91,13 @@ class Chooser:
         # the other kind as well.
         self.everything = self.dense or (not self.paced and any(
             sparsity == 0 for _, _, sparsity in self._kinds))
-        if self.paced and self._dense_fits(kind):
+        if self.paced and self._dense_fits(kind, self._after(step)):
             self.everything, self.paced = True, False
         elif not self.everything and self._select.falls_back and (
                 self._times.dense_is_faster(kind, self._way)):
             self.everything, self.paced = True, False
         if self.paced:
-            self._pacer.begin(kind, self.deadline_ms / 1e3)
+            self._pacer.begin(kind, self.deadline_ms / 1e3, self._after(step))
 
     def choose(self, group: Group, inputs: torch.Tensor, step: Step,
                ahead: np.ndarray = _NOTHING) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +108,7 @@ class Chooser:
         :return: the runs to read, and what would have been chosen with nothing there. May be none.
         """
         head, bill = self._heads[group.name], step.bill
-        if self.everything or head == group.rows:
+        if self.everything or head == group.rows or group.name == LM_HEAD:
             ideal = runs.between(head, group.rows)
             chosen, kept = runs.difference(ideal, ahead), 1.0
         else:
@@ -116,11 +121,14 @@ class Chooser:
         foretold = self._select.seconds(chosen, group.row_bytes)
         if len(ahead):
             foretold += self._select.seconds(ahead, group.row_bytes)
+        bill.profile_seconds += foretold
+        bill.estimated_seconds += foretold * self._correction.factor
+        if group.name == LM_HEAD:  # nothing is ever chosen there, so it tells of no choice
+            return chosen, ideal
+        if len(ahead):
             bill.rows_selected += runs.count(ahead)
             bill.rows_ahead += runs.count(ahead)
             bill.rows_ahead_wanted += runs.common(ideal, ahead)
-        bill.profile_seconds += foretold
-        bill.estimated_seconds += foretold * self._correction.factor
         bill.chunks += len(chosen) + len(ahead)
         bill.rows_selected += head + runs.count(chosen)
         bill.rows_held += head
@@ -132,9 +140,10 @@ class Chooser:
                     bill.contiguity, runs.contiguity(found, len(bill.contiguity)), strict=True)]
         return chosen, ideal
 
-    def done(self) -> None:
-        """Note that a group has been multiplied."""
-        self._last_end = time.perf_counter()
+    def done(self, group: Group, step: Step) -> None:
+        """Note that a group has been multiplied; the LM head comes after the last one."""
+        if group.name != LM_HEAD:
+            self._last_end, self._last_read = time.perf_counter(), step.bill.read_seconds
 
     def end(self, step: Step) -> None:
         """Learn from a finished step."""
@@ -144,13 +153,17 @@ class Chooser:
         if self.deadline_ms and not self.dense:
             bill.deadline_missed = self._floored or bill.seconds > 1.1 * self.deadline_ms / 1e3
         if self.paced:
-            self._pacer.end(self._last_end - self._began, bill.read_seconds, bill.seconds)
+            self._pacer.end(self._last_end - self._began, self._last_read, bill.seconds)
 
-    def _dense_fits(self, kind: tuple) -> bool:
+    def _after(self, step: Step) -> float:
+        """Return the seconds that the LM head takes to read, where it is wanted."""
+        return self._lm_head_seconds if step.logits else 0.0
+
+    def _dense_fits(self, kind: tuple, after: float) -> bool:
         """Whether a step that reads everything keeps the deadline, as far as is known."""
         known = self._times.dense(kind)
         if known is None:  # nothing learnt yet: what the profile says of reading alone
-            known = self._pacer.whole_seconds * self._correction.factor
+            known = (self._pacer.whole_seconds + after) * self._correction.factor
         return known <= self.deadline_ms / 1e3
 
     def _token_kinds(self, step: Step):

@@ -8,6 +8,8 @@ one pass over the group's rows; the others take their part of that result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from neuron_chunk_ros.engine.flash_products import GroupProducts
@@ -62,9 +64,9 @@ class FlashLinear(torch.nn.Module):
                 f'bias={self.bias is not None}, group={self._group.group.name}')
 
 
-def replace_linears(model: torch.nn.Module, groups: dict[str, Group],
-                    products: GroupProducts) -> list:
-    """Put flash-backed layers in the place of the decoder's, return their groups.
+def replace_linears(model: torch.nn.Module, groups: Mapping[str, Group],
+                    products: GroupProducts) -> list[FlashGroup]:
+    """Put flash-backed layers in the place of the model's, return their groups.
 
     :raises KeyError, AttributeError: where a member names no module of the model.
     """

@@ -30,16 +30,16 @@ from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum, padded, unpadded
 from neuron_chunk_ros.engine.read_ahead import LastChoice, NextRows
 from neuron_chunk_ros.engine.ring import Ring
-from neuron_chunk_ros.engine.step import Step
+from neuron_chunk_ros.engine.step import LOOK_EVERY, Step
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
 from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.layout import LM_HEAD
 from neuron_chunk_ros.storage.reader import Reader
 
 _MOST_UNDER_WAY = 8  # pieces
 _NOTHING = np.empty((0, 2), np.int64)
 _PAGE = 4096
 _EARLY_BYTES = 2 << 20  # that a product of few tokens waits for
-LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
 
 
 class GroupProducts(Protocol):
@@ -56,6 +56,7 @@ class _Flight:
     group: str
     rows: np.ndarray
     at: int
+    room: int  # rows of memory behind that may be overwritten
     batch: object
     started: float
 
@@ -81,7 +82,7 @@ class FlashProducts:
         :param device: where products are computed.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
-        self._slack = slack_bytes(reader)
+        self._slack = reader.slack
         self.piece_bytes, ring_bytes = ring_size(bundle, self._slack, piece_bytes)
         self._buffer = reader.allocate(ring_bytes)
         self._view = torch.frombuffer(self._buffer, dtype=torch.uint8)
@@ -91,12 +92,14 @@ class FlashProducts:
         self._scratch, self._last_choice, self._next_rows = Scratch(), LastChoice(), NextRows()
         self._flights: deque[_Flight] = deque()
         self._go_ahead(iter(()))
-        self._names = list(bundle.groups)
-        self._file = {name: bundle.file_index(g) for name, g in bundle.groups.items()}
+        self._groups = bundle.multiplied
+        self._names = list(self._groups)
+        self._file = {name: bundle.file_index(g) for name, g in self._groups.items()}
         self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
         self._read_until = 0.0
         self._rate = 0.0  # bytes/s that the last step read
         self._step, self._goes_on, self._guessed = Step('prefill', 0), False, False
+        self._now = self._names  # the groups of this step
         chooser.begin(self._step)
 
     @property
@@ -107,6 +110,8 @@ class FlashProducts:
     def begin(self, step: Step) -> None:
         """Start a step."""
         self._step = step
+        wants_all = step.logits or LM_HEAD not in self._groups
+        self._now = self._names if wants_all else self._names[:-1]
         step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
         self.chooser.begin(step)
         self._goes_on = self.chooser.dense and step.tokens <= FEW
@@ -173,7 +178,7 @@ class FlashProducts:
             head = self.heads.rows[group.name]
             filling = np.array([[head - missing, missing]], np.int64)
             chosen = runs.union([filling, chosen], group.rows) if len(chosen) else filling
-        elif self._guessed:
+        elif self._guessed and group.name != LM_HEAD:
             self._last_choice.note(group.name, ideal, ahead)
         waiting, pending = self._plan(group, came, chosen)
         self._top_up(pending)
@@ -201,9 +206,9 @@ class FlashProducts:
                     self._ring.give_back(copied)
                 step.check()
             self._top_up(pending)
-        self.chooser.done()
-        step.group_done(len(self._names))
-        if self._guessed and not missing:
+        self.chooser.done(group, step)
+        step.group_done(len(self._now))
+        if self._guessed and not missing and group.name != LM_HEAD:
             self._next_rows.note(self.chooser.habit, group.name,
                                  max(0.0, chose - max(free, step.started)),
                                  bill.wait_seconds - waited, self._rate)
@@ -228,20 +233,25 @@ class FlashProducts:
             self._go_ahead(self._all_pieces(group.name))
             return waiting, deque((group, rows) for rows in waiting)
         rest = self._cut(group, chosen)
-        self._go_ahead(self._guessed_pieces(group.name) if self._guessed else iter(()))
+        self._go_ahead(self._guessed_pieces(group.name))
         return came + rest, deque((group, rows) for rows in rest)
 
     def _guessed_pieces(self, before: str) -> Iterator[tuple[Group, np.ndarray]]:
         """Yield what is likely to be chosen of the next group."""
         at = self._names.index(before) + 1
-        if at == len(self._names):
+        if at >= len(self._now):
             return
-        group = self.bundle.groups[self._names[at]]
+        group = self._groups[self._now[at]]
         if self.heads.missing(group):
             return
-        guess = self._last_choice.guess(group.name)
+        head = self.heads.rows[group.name]
+        if group.name == LM_HEAD:
+            guess = runs.between(head, group.rows)
+        elif not self._guessed:
+            return
+        else:
+            guess = self._last_choice.guess(group.name)
         if guess is None:
-            head = self.heads.rows[group.name]
             rows = self._next_rows.nbytes(self.chooser.habit, group.name) // group.row_bytes
             guess = runs.between(head, min(head + unpadded(rows), group.rows))
         if guess is not None:
@@ -280,18 +290,18 @@ class FlashProducts:
 
         Where the next step is to want every row, too, its pieces follow.
         """
-        at = self._names.index(after) + 1 if after else 0
+        at, names = self._names.index(after) + 1 if after else 0, self._now
         while True:
             found = False
-            for name in self._names[at:]:
-                group = self.bundle.groups[name]
+            for name in names[at:]:
+                group = self._groups[name]
                 first = self.heads.rows[name] - self.heads.missing(group)
                 for rows in self._cut(group, runs.between(first, group.rows)):
                     found = True
                     yield group, rows
             if not self._goes_on or not (found or at):
                 return
-            at = 0
+            at, names = 0, self._names
 
     def _top_up(self, pending: deque) -> None:
         """Keep as many reads under way as there is memory for: what is in use stays as it is."""
@@ -306,13 +316,14 @@ class FlashProducts:
     def _launch(self, group: Group, rows: np.ndarray) -> bool:
         """Start reading a piece; False where there is no memory for it now."""
         count = runs.count(rows)
-        room = (padded(count) - count) * group.row_bytes
-        at = self._ring.take(count * group.row_bytes + max(len(rows) * self._slack, room))
+        room = padded(count) - count if _is_padded(group) else 0
+        at = self._ring.take(count * group.row_bytes
+                             + max(len(rows) * self._slack, room * group.row_bytes))
         if at is None:
             return False
         started = time.perf_counter()
         batch = self.reader.submit(self._file[group.name], group.extents(rows), self._buffer, at)
-        self._flights.append(_Flight(group.name, rows, at, batch, started))
+        self._flights.append(_Flight(group.name, rows, at, room, batch, started))
         return True
 
     def _arrivals(self, group: Group, early: bool) -> Iterator[_Arrived]:
@@ -335,7 +346,7 @@ class FlashProducts:
                 done = there
         self._land(group, flight)
         rest = flight.rows if not done else runs.part(flight.rows, done, count)
-        yield _Arrived(rest, weights[done:], padded(count) - count, True)
+        yield _Arrived(rest, weights[done:], flight.room, True)
 
     def _land(self, group: Group, flight: _Flight) -> None:
         """Wait for the oldest piece to its end, and enter it in the bill."""
@@ -364,18 +375,22 @@ class FlashProducts:
         self._step.mark('wait', group.name, started, ended)
 
 
-def slack_bytes(reader: Reader) -> int:
-    """Return what the reader may need for a run beyond its bytes: two blocks, up to a page."""
-    return 2 * max(reader.block_size, 512) + 4096
-
-
 def ring_size(bundle: Bundle, slack: int, wanted: int) -> tuple[int, int]:
     """Return the largest piece's bytes, and the ring's: three of them, padded by a quarter."""
-    groups = bundle.groups.values()
+    groups = bundle.multiplied.values()
     widest = max(group.row_bytes for group in groups)
     most = max(group.nbytes for group in groups) + slack
     piece = max(widest + slack, min(wanted, most))
-    return piece, 3 * -(-(piece + max(STEP * widest, piece // 4)) // _PAGE) * _PAGE
+    behind = max([STEP * group.row_bytes for group in groups if _is_padded(group)] or [0])
+    return piece, 3 * -(-(piece + max(behind, piece // 4)) // _PAGE) * _PAGE
+
+
+def _is_padded(group: Group) -> bool:
+    """Whether rows may have others put behind them: not where they are widened elsewhere first.
+
+    The LM head's are long, and it is nearly always few tokens that want it.
+    """
+    return not group.format.packed and group.name != LM_HEAD
 
 
 def _same(flight: _Flight, group: Group, rows: np.ndarray) -> bool:

@@ -22,10 +22,11 @@ from neuron_chunk_ros.storage.bundle import Group
 from neuron_chunk_ros.storage.reader import Reader
 
 _PAGE = 4096
+_LONG_ROW = 16 * _PAGE
 _COARSEST = 32  # a head's size goes in steps of at most one part in so many of the group
 
 
-def split(groups: Mapping[str, Group], nbytes: int,
+def split(groups: Mapping[str, Group], nbytes: int, compute: torch.dtype,
           wanted: Mapping[str, np.ndarray] | None = None) -> dict[str, int]:
     """Return how many rows of each group stay in memory, together at most `nbytes`.
 
@@ -34,28 +35,30 @@ def split(groups: Mapping[str, Group], nbytes: int,
     on a page boundary, so that the tail begins on one, and where that is not too coarse holds a
     multiple of products.STEP rows.
 
+    :param compute: of the products, and so of what is held (see rows.held_as).
     :param wanted: by group, how many samples wanted each row, in the order on flash.
     """
-    total = sum(group.nbytes for group in groups.values())
+    held = {name: _held_bytes(group, compute) for name, group in groups.items()}
+    total = sum(group.rows * held[name] for name, group in groups.items())
     if nbytes >= total:
         return {name: group.rows for name, group in groups.items()}
     if wanted is not None:
-        return _most_wanted(groups, nbytes, wanted)
+        return _most_wanted(groups, held, nbytes, wanted)
     heads, left = dict.fromkeys(groups, 0), nbytes
     for name, group in groups.items():
         unit = _unit(group)
         heads[name] = int(group.rows * (nbytes / total)) // unit * unit
-        left -= heads[name] * group.row_bytes
+        left -= heads[name] * held[name]
     # What rounding down left over goes to the groups in turn, a unit each.
     for name, group in groups.items():
         more = min(_unit(group), group.rows - heads[name])
-        if more * group.row_bytes <= left:
+        if more * held[name] <= left:
             heads[name] += more
-            left -= more * group.row_bytes
+            left -= more * held[name]
     return heads
 
 
-def _most_wanted(groups: Mapping[str, Group], nbytes: int,
+def _most_wanted(groups: Mapping[str, Group], held: Mapping[str, int], nbytes: int,
                  wanted: Mapping[str, np.ndarray]) -> dict[str, int]:
     heads, left = dict.fromkeys(groups, 0), nbytes
 
@@ -72,10 +75,10 @@ def _most_wanted(groups: Mapping[str, Group], nbytes: int,
         name = heapq.heappop(queue)[2]
         group = groups[name]
         rows = min(_unit(group), group.rows - heads[name])
-        if rows * group.row_bytes > left:
+        if rows * held[name] > left:
             continue  # nothing more of this group; a smaller unit of another may fit
         heads[name] += rows
-        left -= rows * group.row_bytes
+        left -= rows * held[name]
         entry = following(name)
         if entry is not None:
             heapq.heappush(queue, entry)
@@ -94,6 +97,8 @@ def _held_bytes(group: Group, compute: torch.dtype) -> int:
 
 
 def _unit(group: Group) -> int:
+    if group.row_bytes >= _LONG_ROW:  # a page more or less is nothing
+        return 1
     pages = _PAGE // math.gcd(_PAGE, group.row_bytes)
     even = math.lcm(pages, STEP)
     return even if even * _COARSEST <= group.rows else pages

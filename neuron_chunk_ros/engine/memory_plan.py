@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from neuron_chunk_ros.engine.flash_embedding import embedding_bytes
 from neuron_chunk_ros.engine.flash_products import ring_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
 from neuron_chunk_ros.engine.kv_cache import kv_shape
 from neuron_chunk_ros.engine.products import TILE_BYTES
 from neuron_chunk_ros.engine.resident import resident_dtype
-from neuron_chunk_ros.engine.rows import held_as
 from neuron_chunk_ros.errors import MemoryBudgetError
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import KINDS, tensor_name
+from neuron_chunk_ros.storage.layout import LM_HEAD
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 
 MIB = 1 << 20
@@ -36,7 +37,7 @@ class MemoryPlan:
     buffers: int
     kv_cache: int
     activations: int = 0  # of the largest step
-    heads: int = 0        # rows of the decoder that stay in memory
+    heads: int = 0        # rows of the decoder and the LM head that stay in memory
     key_copies: int = 0   # of a stream from several cameras
     head_rows: Mapping[str, int] = field(default_factory=dict)  # by group
 
@@ -71,7 +72,8 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     plan = MemoryPlan(
         resident=sum(_held(entry, bundle.dtype, dtype)
                      for entry in bundle.resident_tensors.values()),
-        buffers=_huge(ring_size(bundle, slack, piece_bytes)[1]),
+        buffers=(_huge(ring_size(bundle, slack, piece_bytes)[1])
+                 + embedding_bytes(bundle.embedding, dtype)),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
     if cameras > 1:
@@ -80,13 +82,14 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     left = budget_mb * MIB - plan.total if budget_mb else 0
     wanted = int(head_mb * MIB) if head_mb is not None else (
         # whole huge pages, and each head begins on a page
-        max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.groups)))
-    # A float32 bundle's rows are held in bfloat16 where that is computed in.
-    widest = next(iter(bundle.groups.values()))
-    kept, elements = held_as(widest, dtype)
-    rows = split(bundle.groups, wanted * widest.row_bytes // (elements * kept.itemsize),
-                 _counts(bundle))
-    plan = replace(plan, heads=_huge(head_bytes(bundle.groups, rows, dtype)), head_rows=rows)
+        max(0, left // (2 * MIB) * (2 * MIB) - 4096 * len(bundle.multiplied)))
+    if budget_mb:
+        rows = split(bundle.multiplied, wanted, dtype, _counts(bundle))
+    else:  # the LM head stays in memory, as it does in any other engine
+        rows = split(bundle.groups, wanted, dtype, _counts(bundle))
+        if bundle.lm_head is not None:
+            rows[LM_HEAD] = bundle.lm_head.rows
+    plan = replace(plan, heads=_huge(head_bytes(bundle.multiplied, rows, dtype)), head_rows=rows)
     plan.check(budget_mb)
     return plan
 
@@ -97,8 +100,11 @@ def _counts(bundle: Bundle) -> dict[str, np.ndarray] | None:
     if arrays is None:
         return None
     # Frames choose as visual tokens do, words of the answer as text does: both count alike.
-    return {name: sum(arrays[tensor_name(name, kind, 'count')] for kind in KINDS)
-            for name in bundle.groups}
+    counts = {name: sum(arrays[tensor_name(name, kind, 'count')] for kind in KINDS)
+              for name in bundle.groups}
+    if bundle.lm_head is not None:  # wanted by each word, by no frame
+        counts[LM_HEAD] = np.full(bundle.lm_head.rows, bundle.calibration['samples'])
+    return counts
 
 
 def kv_bytes(text_config, context: int, dtype: torch.dtype) -> int:

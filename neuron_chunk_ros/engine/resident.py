@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
 from neuron_chunk_ros.engine.flash_products import GroupProducts
 from neuron_chunk_ros.engine.rows import TORCH_TYPES, compute_dtype, held_dtype
@@ -29,13 +30,15 @@ def read_config(bundle: Bundle):
 
 
 def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
-                on_progress: Callable[[float], None] | None = None):
-    """Build transformers' model with flash-backed decoder layers.
+                on_progress: Callable[[float], None] | None = None, *, backend: str = 'auto',
+                direct: str = 'auto'):
+    """Build transformers' model with flash-backed decoder layers; `close_model` ends it.
 
     Nothing of the decoder's linear weights is ever allocated: modules are made without storage,
     the linear layers are replaced, and only then the resident tensors are read.
 
     :param on_progress: told the share that is loaded, 0 to 1.
+    :param backend, direct: how the embedding table is read, see storage.reader.Reader.
     :return: (model, its flash groups).
     :raises BundleError: where the bundle does not fit its own config.
     """
@@ -43,18 +46,45 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     try:
-        groups: list[FlashGroup] = replace_linears(model, bundle.groups, products)
+        groups: list[FlashGroup] = replace_linears(model, bundle.multiplied, products)
+        table = bundle.embedding
+        if table is not None:
+            embedding = FlashEmbedding(bundle, dtype, device, backend, direct)
+            _replace_embedding(model, table.members[0].name, embedding)
     except (AttributeError, ValueError) as error:
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({error})'
                           ) from error
-    _load(model, bundle, dtype, on_progress or (lambda share: None))
-    model.tie_weights()
-    _widen(model, dtype)
-    empty = [name for name, p in model.named_parameters() if p.is_meta]
-    if empty:
-        raise BundleError(f'{bundle.resident_file}: tensor {empty[0]} is missing')
-    model.to(device).eval().requires_grad_(False)
+    try:
+        _load(model, bundle, dtype, on_progress or (lambda share: None))
+        if bundle.embedding is None and bundle.lm_head is None:
+            model.tie_weights()
+        _widen(model, dtype)
+        empty = [name for name, p in model.named_parameters() if p.is_meta]
+        if empty:
+            raise BundleError(f'{bundle.resident_file}: tensor {empty[0]} is missing')
+        model.to(device).eval().requires_grad_(False)
+    except BaseException:
+        close_model(model)
+        raise
     return model, groups
+
+
+def close_model(model) -> None:
+    """Close what the model itself reads from; a second call does nothing."""
+    if isinstance(embedding := model.get_input_embeddings(), FlashEmbedding):
+        embedding.close()
+
+
+def _replace_embedding(model, path: str, embedding: FlashEmbedding) -> None:
+    parent, _, name = path.rpartition('.')
+    parent = model.get_submodule(parent)
+    had = getattr(parent, name)
+    found = embedding.num_embeddings, embedding.embedding_dim
+    if (had.num_embeddings, had.embedding_dim) != found:
+        embedding.close()
+        raise ValueError(f'{path}: the model wants {had.num_embeddings} x {had.embedding_dim}, '
+                         f'the bundle holds {found[0]} x {found[1]}')
+    setattr(parent, name, embedding)
 
 
 def resident_dtype(entry: TensorEntry, stored: str, compute: torch.dtype) -> torch.dtype:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import torch
 
 from neuron_chunk_ros.engine.drafts import Drafting
+from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.kv_cache import KvCache
@@ -114,9 +115,13 @@ class Runner:
                 f'{piece.tokens} tokens at once, but memory_budget_mb leaves room for the '
                 f'activations of {self._step_tokens}: fewer or smaller images, or a larger budget')
         positions, end = self._positions.of(piece, start)
-        self._step = Step(name, piece.tokens, piece.visual, self._check, on_decoder, on_progress,
-                          self._trace)
+        self._step = Step(name, piece.tokens, piece.visual, logits, self._check, on_decoder,
+                          on_progress, self._trace)
         self._step.bill.tokens_drafted = len(drafts)
+        if isinstance(embedding := self._model.get_input_embeddings(), FlashEmbedding):
+            embedding.step = self._step
+        if not piece.pixels:
+            self._decoder_begins()  # the embedding is of its time, and reading can go ahead
         hidden = self._model.model(
             input_ids=piece.ids, **piece.pixels, position_ids=positions, past_key_values=cache,
             use_cache=True).last_hidden_state

@@ -16,14 +16,14 @@ from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup
-from neuron_chunk_ros.engine.flash_products import FlashProducts, slack_bytes
+from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.inputs import Inputs
 from neuron_chunk_ros.engine.kv_cache import KvMemory
 from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, plan_memory
 from neuron_chunk_ros.engine.positions import KeyRotation
-from neuron_chunk_ros.engine.resident import build_model, read_config
+from neuron_chunk_ros.engine.resident import build_model, close_model, read_config
 from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
@@ -123,16 +123,16 @@ class Session:
             dtype = compute_dtype(bundle.dtype, device)
             piece = int(piece_mb * MIB)
             plan = plan_memory(bundle, config, context=context, dtype=dtype, piece_bytes=piece,
-                               slack=slack_bytes(reader), budget_mb=memory_budget_mb,
+                               slack=reader.slack, budget_mb=memory_budget_mb,
                                head_mb=head_mb, cameras=cameras)
-            heads = Heads(bundle.groups, plan.head_rows, reader,
-                          dtype, device)
+            heads = Heads(bundle.multiplied, plan.head_rows, reader, dtype, device)
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
                               reader.block_size, heads.rows, min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
             products = FlashProducts(bundle, reader, chooser, heads, piece, device)
             memory = KvMemory(text, context, dtype, device)
-            model, groups = build_model(bundle, config, products, device, on_progress)
+            model, groups = build_model(bundle, config, products, device, on_progress,
+                                        backend=backend, direct=direct)
             return cls(bundle, config, model, groups, products, reader, memory, plan,
                        memory_budget_mb, note, drafts)
         except BaseException:
@@ -271,6 +271,7 @@ class Session:
         if self._stream is not None:
             self._stream.close()
         self._runner.close()
+        close_model(self._model)
         self._products.close()
         self._reader.close()
         self._model = self._decoder = self._memory = self._runner = self._stream = None

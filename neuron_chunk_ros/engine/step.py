@@ -12,6 +12,8 @@ import torch
 
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
 
+LOOK_EVERY = 0.02  # seconds that waiting for a read goes on before looking whether to stop
+
 
 def _nothing(*_) -> None:
     pass
@@ -24,6 +26,7 @@ class Step:
     kind: str                                # 'prefill', 'append' or 'decode'
     tokens: int
     visual: torch.Tensor | None = None       # bool [tokens]; None where no token is visual
+    logits: int = 0                          # tokens whose logits are wanted, the last ones
     check: Callable[[], None] = _nothing     # may raise to stop the step midway
     on_decoder: Callable[[], None] = _nothing        # called once the vision tower is through
     on_progress: Callable[[float], None] = _nothing  # told the share of groups that are done

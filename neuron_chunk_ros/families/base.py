@@ -8,7 +8,7 @@ import copy
 from dataclasses import dataclass
 
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.storage.layout import GroupPlan, Member
+from neuron_chunk_ros.storage.layout import EMBEDDING, LM_HEAD, GroupPlan, Member
 
 __all__ = ['Family', 'GroupPlan', 'Member']
 
@@ -103,6 +103,15 @@ class Family:
                 GroupPlan(f'layers.{i}.{_short(member.name)}', plan.rows, (member,))
                 for plan in bundled for member in plan.members]
         return plans
+
+    def tables(self, config: dict) -> tuple[GroupPlan, GroupPlan]:
+        """Plan the embedding table, a row for each token, and the LM head, as a group."""
+        text = self.text(config)
+        words = _dimension(text, 'vocab_size')
+        hidden = _dimension(text, 'hidden_size')
+        inner = self.decoder_path.rpartition('.')[0]
+        return (GroupPlan(EMBEDDING, words, (Member(f'{inner}.embed_tokens', hidden),)),
+                GroupPlan(LM_HEAD, hidden, (Member('lm_head', words),)))
 
     def feeders(self, member: str) -> tuple[str, ...]:
         """Return the linear layers whose output channels are, one by one, this one's input's.

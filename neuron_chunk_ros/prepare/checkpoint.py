@@ -57,7 +57,8 @@ class Checkpoint:
         except ModelError as error:
             raise ModelError(f'{self.folder}: {error}') from error
         found = self._by_module_path(self._stored())
-        self._drop_tied(found, tied_tensors(model))
+        self._tied = tied_tensors(model)
+        self._drop_tied(found, self._tied)
         shapes = tensor_shapes(model)
         for name, shape in shapes.items():
             if name not in found:
@@ -68,6 +69,12 @@ class Checkpoint:
                                  f'{list(stored.entry.shape)}, config.json asks for {list(shape)}')
         self.tensors = {name: found[name] for name in shapes}
         self.ignored = sorted(found.keys() - shapes.keys())
+
+    def weight(self, module: str) -> tuple[Stored, str]:
+        """Return a linear layer's or embedding's weight and its name; of tied ones the source."""
+        name = f'{module}.weight'
+        name = self._tied.get(name, name)
+        return self.tensors[name], name
 
     def _stored(self) -> dict[str, Stored]:
         """Return all tensors under the names the files use."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +18,29 @@ from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, PackedFormat
-from neuron_chunk_ros.storage.row_format import ROW_FORMATS, RowFormat, by_tag
+from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, by_tag
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
 CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
 
-_PACKED_AT_ONCE = 1 << 20  # values
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
             progress: CountProgress | None = None, name: str | None = None,
-            layout: str = 'bundled', rows: str | None = None) -> Bundle:
+            layout: str = 'bundled', rows: str | None = None,
+            lm_head: str | None = None) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
     decoder's weights and, when given, to every other floating tensor. name is what answers call
     the model, by default the source folder's name. layout: 'bundled' stores linear layers that
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
-    'int4-64' packs the decoder's rows, rounded to nearest, None leaves them as they are. Raises
-    ModelError for a
-    folder that can't be used, BundleError for a target that can't be written; either way
-    nothing is left at the target.
+    'int4-64' packs the decoder's rows, rounded to nearest, None leaves them as they are. lm_head:
+    the same for the LM head, by default int8 where the decoder is packed. The embedding table is
+    stored by token as it is. Raises ModelError for a folder that can't be used, BundleError for a
+    target that can't be written; either way nothing is left at the target.
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in ROW_FORMATS:
@@ -47,6 +48,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
         raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}{packed}')
     if rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
+    if lm_head is not None and lm_head not in FORMATS:
+        raise ModelError(f'lm_head {lm_head!r} is not one of {", ".join(FORMATS)}')
     if layout not in LAYOUTS:
         raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
     real = Path(os.path.realpath(source))
@@ -54,31 +57,34 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
         raise ModelError(f'{target} lies inside the model folder {source}: choose another place')
     check_target(target, BundleError)  # before anything slow
     checkpoint = Checkpoint(source, layout)
-    plans = checkpoint.plans
-    weights = {member.name + '.weight' for plan in plans for member in plan.members}
+    weights = {member.name + '.weight' for plan in checkpoint.plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
+    embedding, head = checkpoint.family.tables(checkpoint.config)
+    plans = [replace(plan, dtype=rows or kept) for plan in checkpoint.plans]
+    plans.append(replace(head, dtype=lm_head or ('int8' if rows else kept)))
+    weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
                 if name not in weights]
     copied = _files_to_copy(source)
     resident_bytes = sum(_nbytes(tensor) for tensor in resident)
     small_bytes = sum(path.stat().st_size for path in copied)
-    writer = BundleWriter(target, checkpoint.family.name, kept, plans,
-                          _provenance(checkpoint, dtype, name), rows=rows,
+    writer = BundleWriter(target, checkpoint.family.name, kept, [embedding, *plans],
+                          _provenance(checkpoint, dtype, name),
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
-    total = resident_bytes + sum(plan.rows * plan.columns for plan in plans) * (
-        ROW_FORMATS[kept].item_bytes)
+    total = resident_bytes + ROW_FORMATS[kept].item_bytes * sum(
+        plan.rows * plan.columns for plan in [embedding, *plans])
     count = Counter(total, progress)
     with writer:
         for path in copied:
             writer.copy_file(path)
-        buffer = np.empty(max(plan.rows * plan.columns for plan in plans),
-                          ROW_FORMATS[kept].storage)
+        writer.write_group(embedding.name, _table(checkpoint, embedding, kept, count))
         for plan in plans:
-            group = buffer[:plan.rows * plan.columns].reshape(plan.rows, plan.columns)
-            _gather(checkpoint, plan, kept, group)
-            writer.write_group(plan.name, group if rows is None else _packed(
-                group, ROW_FORMATS[kept], PACKED_FORMATS[rows], plan))
-            count.add(group.nbytes)
+            made = FORMATS[plan.dtype]
+            if made.packed:
+                writer.write_group(plan.name, _packed(checkpoint, plan, made, kept))
+            else:
+                writer.write_group(plan.name, _gathered(checkpoint, plan, plan.dtype))
+            count.add(plan.rows * plan.columns * ROW_FORMATS[kept].item_bytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
     return Bundle.open(target)
 
@@ -91,29 +97,50 @@ def _common_dtype(checkpoint: Checkpoint, weights: set[str]) -> str:
     return by_tag(tags[0]).name
 
 
-def _gather(checkpoint: Checkpoint, plan: GroupPlan, dtype: str, group: np.ndarray) -> None:
-    """Fill a group [rows, columns] from its members' weights, each [its columns, rows]."""
-    left = 0
+def _table(checkpoint: Checkpoint, plan: GroupPlan, dtype: str,
+           count: Counter) -> Iterator[np.ndarray]:
+    """Yield a table's rows, which lie as they do in the checkpoint."""
+    stored, name = checkpoint.weight(plan.members[0].name)
+    for piece in _pieces(stored, name, dtype, plan.columns):
+        rows = piece.view(ROW_FORMATS[dtype].storage).reshape(-1, plan.columns)
+        yield rows
+        count.add(rows.nbytes)
+
+
+def _gathered(checkpoint: Checkpoint, plan: GroupPlan, dtype: str) -> np.ndarray:
+    """Return a group [rows, columns] of its members' weights, each [its columns, rows]."""
+    group = np.empty((plan.rows, plan.columns), ROW_FORMATS[dtype].storage)
+    column = 0
     for member in plan.members:
-        name = member.name + '.weight'
-        column = left
-        for piece in _pieces(checkpoint.tensors[name], name, dtype, plan.rows):
-            block = piece.reshape(-1, plan.rows)
+        stored, name = checkpoint.weight(member.name)
+        for piece in _pieces(stored, name, dtype, plan.rows):
+            block = piece.view(group.dtype).reshape(-1, plan.rows)
             group[:, column:column + len(block)] = block.T
             column += len(block)
-        left += member.columns
+    return group
 
 
-def _packed(group: np.ndarray, had: RowFormat, made: PackedFormat,
-            plan: GroupPlan) -> Iterator[np.ndarray]:
-    """Round a group's rows to integers, some at a time."""
-    some = max(1, _PACKED_AT_ONCE // plan.columns)
-    for first in range(0, plan.rows, some):
-        values = had.unpack(np.ascontiguousarray(group[first:first + some]))
-        try:
-            yield made.pack_rows(values.reshape(-1, plan.columns), plan.widths)
-        except OverflowError as error:
-            raise ModelError(f'group {plan.name}: {error}') from error
+def _packed(checkpoint: Checkpoint, plan: GroupPlan, made: PackedFormat, kept: str) -> np.ndarray:
+    """Return a group's rows rounded to integers, uint8 [rows, row bytes]; read as `kept`.
+
+    Some output channels at a time: nothing of the size of the unpacked group is ever held.
+    """
+    packed = np.empty((plan.rows, made.row_bytes(plan.widths)), np.uint8)
+    at, had = 0, ROW_FORMATS[kept]
+    for member in plan.members:
+        stored, name = checkpoint.weight(member.name)
+        segment = packed[:, at:at + made.segment_bytes(member.columns)]
+        column = 0
+        for piece in _pieces(stored, name, kept, plan.rows * made.group):
+            block = piece.view(had.storage).reshape(-1, plan.rows)
+            values = np.ascontiguousarray(had.unpack(block).T)
+            try:
+                made.pack_into(segment, member.columns, column, *made.quantise(values))
+            except OverflowError as error:
+                raise ModelError(f'group {plan.name}: {error}') from error
+            column += len(block)
+        at += segment.shape[1]
+    return packed
 
 
 def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from neuron_chunk_ros.engine.resident import build_model, read_config
+from neuron_chunk_ros.engine.resident import build_model, close_model, read_config
 from neuron_chunk_ros.engine.rows import compute_dtype, stored, widen
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import family_for, prompt_builder
@@ -60,6 +60,7 @@ class Walk:
 
     def __exit__(self, *_) -> None:
         self._buffers = {}
+        close_model(self._model)
         self._reader.close()
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from neuron_chunk_ros.prepare.convert import Counter, CountProgress
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
 from neuron_chunk_ros.storage.layout import LAYOUTS, ORDERS, RowOrder
-from neuron_chunk_ros.storage.row_format import FORMATS
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -60,13 +60,14 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     family = family_for(config)
     plans = family.groups(config, layout or bundle.layout)
     homes = _homes(bundle, plans)
+    plans = [_as_stored(bundle, plan, homes) for plan in plans]
     mapping = CalibrationMapping(bundle, plans, homes)
     orders = _orders(bundle, family, plans, homes, mapping, order)
     resident = [_resident(bundle, name) for name in bundle.resident_tensors]
     copied = [bundle.path / name for name in bundle.files]
+    everything = [*_tables(bundle.embedding), *plans, *_tables(bundle.lm_head)]
     writer = BundleWriter(
-        target, bundle.family, bundle.dtype, plans, bundle.provenance, orders=orders,
-        rows=bundle.rows,
+        target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
         resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
     count = Counter(bundle.flash_bytes + bundle.resident_bytes, progress)
     with writer, SourceGroups(bundle) as sources:
@@ -74,6 +75,10 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
             writer.copy_file(path)
         for plan in plans:
             writer.write_group(plan.name, _rows(plan, homes, sources, orders, count))
+        for table in bundle.stored.values():
+            if table.name not in bundle.groups:
+                writer.write_group(table.name, sources.load([table])[table.name])
+                count.add(table.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
         if bundle.calibration is not None:
             writer.write_calibration(*mapping.translated(orders))
@@ -86,6 +91,19 @@ def _check_files(bundle: Bundle) -> None:
         path = bundle.path / name
         if digest(path, 0, path.stat().st_size) != checksum:
             raise BundleError(f'{path}: checksum differs, the data is damaged')
+
+
+def _tables(group: Group | None) -> list[GroupPlan]:
+    return [GroupPlan(group.name, group.rows, group.members, group.dtype)] if group else []
+
+
+def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:
+    """Return the plan in the row format of its linear layers. Raises BundleError for several."""
+    formats = sorted({homes[member.name][0].dtype for member in plan.members})
+    if len(formats) > 1:
+        raise BundleError(f'{bundle.path}: group {plan.name} would hold rows of '
+                          f'{" and ".join(formats)}: keep its layout')
+    return replace(plan, dtype=formats[0])
 
 
 def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:
@@ -122,7 +140,7 @@ def _orders(bundle: Bundle, family: Family, plans: list[GroupPlan], homes: dict,
         feeders = family.feeders(plan.members[0].name) if len(plan.members) == 1 else ()
         # A bias would have to change places, too: then it is the activation that does. So it is
         # where output channels share scales.
-        absorbed = not FORMATS[bundle.rows].packed and all(widths.get(name) == plan.rows
+        absorbed = all(widths.get(name) == plan.rows and not homes[name][0].format.packed
                        and f'{name}.bias' not in bundle.resident_tensors for name in feeders)
         orders[plan.name] = RowOrder(channels, feeders if absorbed else ())
     return orders

@@ -62,7 +62,7 @@ def store_calibration(bundle: Bundle, calibration: dict,
 
 
 def _weights(bundle: Bundle) -> dict[str, str]:
-    return {group.name: group.checksum for group in bundle.groups.values()}
+    return {group.name: group.checksum for group in bundle.stored.values()}
 
 
 def _exchange(path: Path, data: bytes) -> None:

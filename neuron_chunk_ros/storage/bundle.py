@@ -12,9 +12,18 @@ import numpy as np
 
 from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage import calibration as calibrations
-from neuron_chunk_ros.storage.layout import ALIGNMENT, BUNDLE_JSON, Group, GroupPlan, Member
+from neuron_chunk_ros.storage.layout import (
+    ALIGNMENT,
+    BUNDLE_JSON,
+    EMBEDDING,
+    LM_HEAD,
+    Group,
+    GroupPlan,
+    Member,
+)
 from neuron_chunk_ros.storage.manifest import (
     FORMAT,
+    NEW_IN_3,
     VERSION,
     checksum,
     inside,
@@ -35,7 +44,7 @@ __all__ = ['Bundle', 'Group', 'GroupPlan', 'Member']
 _KEYS = {1: {'format', 'version', 'family', 'dtype', 'resident', 'files', 'groups',
              'calibration', 'provenance'}}
 _KEYS[2] = _KEYS[1] | {'orders'}
-_KEYS[3] = _KEYS[2] | {'rows'}
+_KEYS[3] = _KEYS[2] | NEW_IN_3
 _GROUP_KEYS = {'name', 'file', 'tensor', 'offset', 'rows', 'columns', 'row_bytes', 'dtype',
                'members', 'scale', 'permutation', 'sha256'}
 
@@ -47,10 +56,12 @@ class Bundle:
     path: Path
     family: str
     dtype: str  # the model's: of what stays in memory, and of the rows unless they are packed
-    rows: str   # the row format of all groups
-    groups: dict[str, Group]  # by name, in decoder order
+    rows: str   # the row format of the decoder's groups; 'mixed' where they differ
+    groups: dict[str, Group]  # the decoder's by name, in its order
+    embedding: Group | None  # the table by token, read row by row; None: it is resident
+    lm_head: Group | None    # as a group, its rows always wanted; None: it is resident
     flash_files: list[Path]  # a Reader's paths; file_index(group) counts in this list
-    flash_bytes: int  # of all groups, without headers and padding
+    flash_bytes: int  # of all groups and tables, without headers and padding
     resident_file: Path
     resident_bytes: int  # of all resident tensors
     resident_tensors: dict[str, TensorEntry]
@@ -111,6 +122,21 @@ class Bundle:
             raise BundleError(f'{path}: can not be read ({error}); calibrate the bundle again'
                               ) from error
 
+    @property
+    def decoder_bytes(self) -> int:
+        """Bytes of the decoder's groups."""
+        return sum(group.nbytes for group in self.groups.values())
+
+    @property
+    def multiplied(self) -> dict[str, Group]:
+        """The groups that a step multiplies by, in its order: the decoder's and the LM head."""
+        return self.groups | ({LM_HEAD: self.lm_head} if self.lm_head else {})
+
+    @property
+    def stored(self) -> dict[str, Group]:
+        """Everything in the flash files."""
+        return ({EMBEDDING: self.embedding} if self.embedding else {}) | self.multiplied
+
     def file_index(self, group: Group) -> int:
         """Return the group's file as an index into flash_files."""
         return self.flash_files.index(self.path / group.file)
@@ -134,24 +160,26 @@ class _Opening:
         want_keys(manifest, _KEYS[version], 'bundle.json')
         family, dtype = word(manifest['family'], 'family'), manifest['dtype']
         want_dtype(dtype, 'dtype')
-        rows = manifest.get('rows', dtype)
-        want_rows(rows, 'rows')
         provenance = manifest['provenance']
         if not isinstance(provenance, dict):
             raise ValueError('provenance must be an object')
         resident_name, resident_sum, tensors = self.resident()
         files = self.files()
-        groups = self.groups(rows)
+        groups = self.groups()
+        tables = self.tables()
+        rows = self.rows(groups)
         sides = self.sides(groups)
-        flash = self.flash(groups, {resident_name, *files, *sides})
+        flash = self.flash([*groups.values(), *tables.values()],
+                           {resident_name, *files, *sides})
         orders = read_orders(self.folder, manifest.get('orders'),
                              {value['name']: value['permutation']
                               for value in manifest['groups']}, groups)
         groups = {name: replace(group, order=orders.get(name)) for name, group in groups.items()}
         return Bundle(
             path=self.folder, family=family, dtype=dtype, rows=rows, groups=groups,
+            embedding=tables.get(EMBEDDING), lm_head=tables.get(LM_HEAD),
             flash_files=[self.folder / name for name in flash],
-            flash_bytes=sum(group.nbytes for group in groups.values()),
+            flash_bytes=sum(group.nbytes for group in (*groups.values(), *tables.values())),
             resident_file=self.folder / resident_name,
             resident_bytes=sum(entry.nbytes for entry in tensors.values()),
             resident_tensors=tensors, resident_checksum=resident_sum, files=files,
@@ -186,7 +214,7 @@ class _Opening:
             checksum(digest, f'files: {name}')
         return dict(files)
 
-    def groups(self, rows: str) -> dict[str, Group]:
+    def groups(self) -> dict[str, Group]:
         values = self.manifest['groups']
         if not isinstance(values, list) or not values:
             raise ValueError('groups must be a list of at least one')
@@ -196,9 +224,8 @@ class _Opening:
             group = _group(value, f'groups[{index}]')
             if group.name in groups:
                 raise ValueError(f'group {group.name} appears twice')
-            if group.dtype != rows:
-                raise ValueError(f'group {group.name}: dtype {group.dtype}, '
-                                 f'the bundle says {rows}')
+            if group.name in (EMBEDDING, LM_HEAD):
+                raise ValueError(f'group {group.name} is none of the decoder')
             for member in group.members:
                 if member.name in members:
                     raise ValueError(f'group {group.name}: member {member.name} appears twice')
@@ -206,11 +233,37 @@ class _Opening:
             groups[group.name] = group
         return groups
 
-    def flash(self, groups: dict[str, Group], taken: set[str]) -> list[str]:
+    def rows(self, groups: dict[str, Group]) -> str:
+        """Hold the groups' formats against what the bundle says; return what it says."""
+        formats = {group.dtype for group in groups.values()}
+        found = formats.pop() if len(formats) == 1 else 'mixed'
+        if self.manifest['version'] < 3:
+            said, label = self.manifest['dtype'], 'dtype'
+        else:
+            said, label = self.manifest['rows'], 'rows'
+        if said != found:
+            raise ValueError(f'{label} is {shown(said)}, but the groups are {found}')
+        return found
+
+    def tables(self) -> dict[str, Group]:
+        """Return the embedding table and the LM head, where they are on flash."""
+        tables = {}
+        for name in (EMBEDDING, LM_HEAD):
+            value = self.manifest.get(name)
+            if value is None:
+                continue
+            group = tables[name] = _group(value, name)
+            if group.name != name or len(group.members) != 1 or value['permutation'] is not None:
+                raise ValueError(f'{name}: want a group of this name, of one member, unordered')
+        if EMBEDDING in tables and tables[EMBEDDING].format.packed:
+            raise ValueError(f'{EMBEDDING}: packed rows can not be looked up by this release')
+        return tables
+
+    def flash(self, groups: list[Group], taken: set[str]) -> list[str]:
         """Hold the groups against the flash files' own headers; returns the files in order."""
         headers: dict[str, dict[str, TensorEntry]] = {}
         used: set[tuple[str, str]] = set()
-        for group in groups.values():
+        for group in groups:
             if group.file in taken:
                 raise ValueError(f'group {group.name}: {group.file} is not a flash file')
             if group.file not in headers:

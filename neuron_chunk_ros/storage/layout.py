@@ -16,6 +16,7 @@ RESIDENT_FILE = 'resident.safetensors'
 ORDERS_FILE = 'orders.safetensors'
 LAYOUTS = ('bundled', 'separate')
 ORDERS = ('original', 'hot-cold')
+EMBEDDING, LM_HEAD = 'embedding', 'lm_head'  # groups beside the decoder's
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class GroupPlan:
     name: str
     rows: int
     members: tuple[Member, ...]
+    dtype: str = ''  # its row format where that is not the other groups'
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
-VERSION = 3  # the newest that is read; 1 had no orders, 2 no packed rows
+VERSION = 3  # the newest that is read; 1 had no orders, 2 no packed rows and no tables
+NEW_IN_3 = {'rows', 'embedding', 'lm_head'}
 _MAX_JSON_BYTES = 64 << 20
 _FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}', re.ASCII)
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}', re.ASCII)
@@ -35,9 +36,9 @@ def dump_manifest(manifest: dict) -> bytes:
 
     Of the oldest version that has what is in it, so that older releases read what they can.
     """
-    manifest = {**manifest, 'version': 3 if 'rows' in manifest else 2}
+    manifest = {**manifest, 'version': 3 if NEW_IN_3 & manifest.keys() else 2}
     order = ('format', 'version', 'family', 'dtype', 'rows', 'resident', 'files', 'orders',
-             'groups', 'calibration', 'provenance')
+             'embedding', 'groups', 'lm_head', 'calibration', 'provenance')
     ordered = {key: manifest[key] for key in order if key in manifest}
     return (json.dumps(ordered, indent=1) + '\n').encode()
 

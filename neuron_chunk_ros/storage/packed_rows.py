@@ -105,6 +105,21 @@ class PackedFormat:
         packed[:, size:] = (bits >> 16).astype('<u2').view(np.uint8)
         return packed
 
+    def pack_into(self, segment: np.ndarray, columns: int, first: int, integers: np.ndarray,
+                  scales: np.ndarray) -> None:
+        """Lay out some of a segment's `columns` output channels, from `first` on.
+
+        :param segment: uint8 [rows, segment_bytes], written to.
+        :param first: a multiple of `group`.
+        :param integers, scales: as for `pack`.
+        :raises ValueError: as `pack` does.
+        """
+        packed, at = self.pack(integers, scales), self.value_bytes(first)
+        size, behind = self.value_bytes(integers.shape[1]), self.value_bytes(columns)
+        segment[:, at:at + size] = packed[:, :size]
+        at = behind + 2 * (first // self.group)
+        segment[:, at:at + packed.shape[1] - size] = packed[:, size:]
+
     def unpack(self, packed: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a segment's integers, int8 [rows, columns], and scales, float32 [rows, groups].
 

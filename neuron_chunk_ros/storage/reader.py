@@ -119,6 +119,11 @@ class Reader:
         return self._reader.block_size
 
     @property
+    def slack(self) -> int:
+        """Bytes of buffer that a run may need beside its own: two blocks, and up to a page."""
+        return 2 * max(self.block_size, 512) + 4096
+
+    @property
     def notes(self) -> list:
         """Why a fall-back happened, a sentence each."""
         return self._reader.notes

@@ -20,7 +20,7 @@ def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -
     progress is called with (bytes done, bytes in all).
     """
     parts = [(f'group {group.name}', bundle.path / group.file, group.offset, group.nbytes,
-              group.checksum) for group in bundle.groups.values()]
+              group.checksum) for group in bundle.stored.values()]
     parts += [(name, bundle.path / name, 0, _size(bundle.path / name), checksum)
               for name, checksum in bundle.checksums.items()]
     total = sum(part[3] for part in parts)

@@ -18,6 +18,8 @@ from neuron_chunk_ros.storage.atomic import AtomicFolder, write_all, write_file
 from neuron_chunk_ros.storage.calibration import FILE_PATTERN, complete, pack
 from neuron_chunk_ros.storage.layout import (
     BUNDLE_JSON,
+    EMBEDDING,
+    LM_HEAD,
     ORDERS_FILE,
     RESIDENT_FILE,
     GroupPlan,
@@ -25,7 +27,7 @@ from neuron_chunk_ros.storage.layout import (
 )
 from neuron_chunk_ros.storage.manifest import FORMAT, dump_manifest, is_plain_name
 from neuron_chunk_ros.storage.orders import describe_order
-from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
+from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, PackedFormat, RowFormat
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
@@ -63,22 +65,24 @@ class BundleWriter:
     def __init__(self, target: Path, family: str, dtype: str, groups: Sequence[GroupPlan],
                  provenance: dict, *, resident_bytes: int = 0,
                  max_shard_bytes: int = MAX_SHARD_BYTES,
-                 orders: Mapping[str, RowOrder] | None = None, rows: str | None = None):
+                 orders: Mapping[str, RowOrder] | None = None):
         """Lay the files out.
 
-        dtype: of what stays in memory. rows: the groups' row format, None for the same.
-
+        dtype: of what stays in memory, and of rows unless their plan says otherwise. Plans named
+        EMBEDDING and LM_HEAD are the tables of words.
         resident_bytes: what resident tensors and copied files need, for the space check.
         orders: by group, where its rows are not written in the model's own order.
         """
         if dtype not in ROW_FORMATS:
             raise BundleError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
-        if rows is not None and rows not in FORMATS:
-            raise BundleError(f'rows {rows!r} are not one of {", ".join(FORMATS)}')
-        self._rows = FORMATS[rows or dtype]
         self._plans = {plan.name: plan for plan in groups}
-        if len(self._plans) != len(groups) or not groups:
+        self._decoder = [plan for plan in groups if plan.name not in (EMBEDDING, LM_HEAD)]
+        if len(self._plans) != len(groups) or not self._decoder:
             raise BundleError('a bundle needs at least one group, each with its own name')
+        for plan in groups:
+            if plan.dtype and plan.dtype not in FORMATS:
+                raise BundleError(f'group {plan.name}: rows {plan.dtype!r} are not one of '
+                                  f'{", ".join(FORMATS)}')
         self._family, self._dtype, self._provenance = family, dtype, provenance
         self._shards = self._lay_out(max_shard_bytes)
         self._home = {name: shard for shard in self._shards
@@ -128,7 +132,7 @@ class BundleWriter:
         for array in (rows,) if isinstance(rows, np.ndarray) else rows:
             count += len(array)
             if (array.shape[1:] != self._shape(plan)[1:] or count > plan.rows
-                    or not self._rows.carries(array)):
+                    or not self._format(plan).carries(array)):
                 raise self._unfit(plan, array)
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             begin += write_all(self._descriptors[shard.name], data, begin)
@@ -139,10 +143,13 @@ class BundleWriter:
 
     def _unfit(self, plan: GroupPlan, array: np.ndarray) -> BundleError:
         return BundleError(f'group {plan.name}: got {array.dtype} {list(array.shape)}, '
-                           f'want {self._rows.name} {list(self._shape(plan))}')
+                           f'want {self._format(plan).name} {list(self._shape(plan))}')
+
+    def _format(self, plan: GroupPlan) -> RowFormat | PackedFormat:
+        return FORMATS[plan.dtype or self._dtype]
 
     def _shape(self, plan: GroupPlan) -> tuple[int, int]:
-        return plan.rows, sum(self._rows.elements(width) for width in plan.widths)
+        return plan.rows, sum(self._format(plan).elements(width) for width in plan.widths)
 
     def write_resident(self, tensors: Iterable[ResidentTensor]) -> None:
         """Write resident.safetensors; a tensor's pieces are asked for one after another."""
@@ -191,7 +198,7 @@ class BundleWriter:
         batches: list[list[GroupPlan]] = []
         size = 0
         for plan in self._plans.values():
-            nbytes = plan.rows * self._rows.row_bytes(plan.widths)
+            nbytes = plan.rows * self._format(plan).row_bytes(plan.widths)
             if not batches or size + nbytes > limit:
                 batches.append([])
                 size = 0
@@ -200,7 +207,7 @@ class BundleWriter:
         shards = []
         for index, batch in enumerate(batches, 1):
             header, entries = plan_header(
-                ((plan.name, self._rows.tag, self._shape(plan)) for plan in batch),
+                ((plan.name, self._format(plan).tag, self._shape(plan)) for plan in batch),
                 align_each=True)
             shards.append(_Shard(f'flash-{index:05d}-of-{len(batches):05d}.safetensors',
                                  header, entries))
@@ -220,11 +227,15 @@ class BundleWriter:
             what = (f'group {min(missing)}' if missing else
                     'the resident tensors' if self._resident is None else 'config.json')
             raise BundleError(f'{self._folder.target}: {what} was never written')
-        packed = {'rows': self._rows.name} if self._rows.packed else {}
+        formats = {self._format(plan).name for plan in self._decoder}
+        rows = formats.pop() if len(formats) == 1 else 'mixed'
+        tables = {name: self._describe(self._plans[name]) if name in self._plans else None
+                  for name in (EMBEDDING, LM_HEAD)}
+        newer = {'rows': rows, **tables} if rows != self._dtype or any(tables.values()) else {}
         manifest = {
-            'format': FORMAT, 'family': self._family, 'dtype': self._dtype, **packed,
+            'format': FORMAT, 'family': self._family, 'dtype': self._dtype, **newer,
             'resident': self._resident, 'files': self._files, 'orders': self._write_orders(),
-            'groups': [self._describe(plan) for plan in self._plans.values()],
+            'groups': [self._describe(plan) for plan in self._decoder],
             'calibration': self._calibration, 'provenance': self._provenance,
         }
         write_file(self._folder.folder / BUNDLE_JSON, [dump_manifest(manifest)])
@@ -242,8 +253,8 @@ class BundleWriter:
         return {
             'name': plan.name, 'file': shard.name, 'tensor': plan.name,
             'offset': shard.entries[plan.name].begin, 'rows': plan.rows, 'columns': plan.columns,
-            'row_bytes': self._rows.row_bytes(plan.widths),
-            'dtype': self._rows.name,
+            'row_bytes': self._format(plan).row_bytes(plan.widths),
+            'dtype': self._format(plan).name,
             'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
             'scale': None, 'permutation': order and describe_order(plan.name, order),
             'sha256': self._checksums[plan.name],

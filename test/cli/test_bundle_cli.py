@@ -94,7 +94,8 @@ def test_inspect(bundle):
     assert report['groups'][0]['name'] == 'layers.0.qkv'
     assert report['groups'][0]['members'][1]['columns'] == 32
     assert report['flash_bytes'] == sum(
-        group['rows'] * group['row_bytes'] for group in report['groups'])
+        group['rows'] * group['row_bytes']
+        for group in [*report['groups'], report['embedding'], report['lm_head']])
     assert report['files'] and report['provenance']['source'] == 'tiny-qwen2-vl'
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from neuron_chunk_ros.cli.main import main
+from neuron_chunk_ros.storage.bundle import Bundle
 
 
 @pytest.mark.parametrize('kind', ['append', 'prefill', 'decode'])
@@ -27,9 +28,9 @@ def test_the_timeline_is_the_steps(tiny_bundles, tmp_path, capsys, kind):
         # One thing at a time: what chooses, waits and multiplies is one thread.
         assert event['ts'] + event['dur'] <= following['ts'] + 1
     assert computing[-1]['ts'] + computing[-1]['dur'] - computing[0]['ts'] <= whole
-    groups = {event['args']['group'] for event in events}
-    assert len(groups) == len(json.loads(
-        (tiny_bundles['tiny-llava-onevision'] / 'bundle.json').read_text())['groups'])
+    bundle = Bundle.open(tiny_bundles['tiny-llava-onevision'])
+    wanted = bundle.groups if kind == 'append' else bundle.multiplied
+    assert {event['args']['group'] for event in events} - {'embedding'} == set(wanted)
 
 
 def test_errors_are_one_line(tiny_bundles, capsys, tmp_path):

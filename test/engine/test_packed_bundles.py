@@ -46,7 +46,10 @@ def packed(request, family, tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp('packed')
     bundle = convert(tiny_models[family], folder / 'packed', rows=request.param)
     plain = AutoModelForImageTextToText.from_pretrained(tiny_models[family])
-    for group in bundle.groups.values():
+    plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.data.clone())  # not tied
+    plain.config.tie_word_embeddings = plain.config.text_config.tie_word_embeddings = False
+    plain.all_tied_weights_keys = {}
+    for group in bundle.multiplied.values():
         values = torch.from_numpy(group.format.unpack_rows(group_bytes(bundle, group),
                                                            group.widths))
         left = 0
@@ -94,7 +97,7 @@ def test_sparse_answers(packed):
     (one, ours), (other, theirs) = answers
     assert one.tokens == other.tokens
     assert [bill.rows_selected for bill in ours] == [bill.rows_selected for bill in theirs]
-    share = bundle.flash_bytes / Bundle.open(plain).flash_bytes
+    share = bundle.decoder_bytes / Bundle.open(plain).decoder_bytes
     assert sum(b.bytes_used for b in ours) == pytest.approx(
         share * sum(b.bytes_used for b in theirs), rel=0.15)
 
@@ -102,7 +105,7 @@ def test_sparse_answers(packed):
 def test_in_bfloat16_and_by_torch_alone(packed, monkeypatch):
     """Unpacked tile by tile into a processor's fast type; and as on a GPU."""
     bundle, _, _ = packed
-    for group in bundle.groups.values():
+    for group in bundle.multiplied.values():
         raw = torch.from_numpy(group_bytes(bundle, group))
         want = torch.from_numpy(group.format.unpack_rows(raw.numpy(), group.widths))
         for dtype in (torch.float32, torch.bfloat16):
@@ -138,11 +141,16 @@ def test_manifest(packed, tmp_path):
     bundle, _, plain = packed
     manifest = json.loads((bundle.path / 'bundle.json').read_text())
     assert manifest['version'] == 3 and manifest['rows'] == bundle.rows
-    assert bundle.dtype == 'float32'
-    older = json.loads((plain / 'bundle.json').read_text())
-    assert older['version'] == 2 and 'rows' not in older  # what releases before this one read
-    for change, message in (({'rows': 'int5'}, 'rows is'), ({'version': 2}, 'rows'),
-                            ({'rows': 'bfloat16'}, 'the bundle says')):
+    assert bundle.dtype == 'float32' and bundle.lm_head.dtype == 'int8'
+    assert json.loads((plain / 'bundle.json').read_text())['rows'] == 'float32'
+    named = {**manifest['lm_head'], 'name': 'head'}
+    for change, message in (({'rows': 'int5'}, 'rows is'), ({'version': 2}, 'not known'),
+                            ({'rows': 'bfloat16'}, 'the groups are'),
+                            ({'embedding': None}, 'belongs to no group'),
+                            ({'lm_head': named}, 'want a group of this name'),
+                            ({'embedding': manifest['lm_head']}, 'want a group of this name'),
+                            ({'groups': [*manifest['groups'], manifest['lm_head']]},
+                             'none of the decoder')):
         copy = tmp_path / 'copy'
         shutil.copytree(bundle.path, copy)
         (copy / 'bundle.json').write_text(json.dumps(manifest | change))

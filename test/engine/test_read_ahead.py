@@ -96,7 +96,8 @@ def test_the_same_frame_again_wants_what_was_read_ahead(tiny_bundles):
         first, again, other = (stream.append(picture(seed)) for seed in (1, 1, 2))
         assert first.rows_ahead == 0
         assert 0 < again.rows_ahead == again.rows_ahead_wanted
-        assert again.bytes_read == first.bytes_read
+        # The first one had words to look up.
+        assert 0 <= first.bytes_read - again.bytes_read < 20_000
         assert again.rows_selected == first.rows_selected
         assert other.rows_ahead_wanted < other.rows_ahead
 

@@ -230,10 +230,11 @@ def test_calibrating_again_replaces_and_leaves_one_file(bundle):
     assert (bundle / 'bundle.json').read_text() == text
 
 
-def test_a_bundle_of_version_1_becomes_version_2(bundle):
+def test_a_bundle_of_version_1_becomes_version_2(bundle, older_bundle, tmp_path):
+    bundle = older_bundle(bundle, tmp_path / 'older').path
     path = bundle / 'bundle.json'
     manifest = json.loads(path.read_text())
-    del manifest['orders']
+    assert manifest.pop('version') == 2 and manifest.pop('orders') is None
     path.write_text(json.dumps({**manifest, 'version': 1}))
     assert Bundle.open(bundle).order == 'original'
     calibrate(bundle, some_samples()[:1])
@@ -282,4 +283,6 @@ def test_sparse_answers_use_the_budgets(bundle):
     with Session.open(bundle, policy='topk', sparsity=0.5, text_sparsity=0.5) as session:
         answer = session.ask('what is it?', some_samples()[0][1], max_new_tokens=3)
     decode = answer.steps[1]
-    assert decode.bytes_used / opened.flash_bytes == pytest.approx(0.5, abs=0.02)
+    # The LM head is in memory; a word's row may have been read.
+    wanted = decode.bytes_used / opened.decoder_bytes
+    assert wanted == pytest.approx(0.5, abs=0.02)

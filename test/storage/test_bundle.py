@@ -123,7 +123,7 @@ MALFORMED = {
     'family is a number': (put('family', 3), 'family'),
     'dtype unknown': (put('dtype', 'int4'), 'dtype'),
     'dtype is a list': (put('dtype', []), 'dtype'),
-    'dtype of the bundle differs': (put('dtype', 'float16'), 'dtype bfloat16'),
+    'dtype of the bundle differs': (put('dtype', 'float16'), 'the groups are bfloat16'),
     'key missing': (drop('calibration'), "'calibration' is missing"),
     'key extra': (put('code', 'import os'), "'code' is not known"),
     'calibration is a list': (put('calibration', []), 'calibration'),

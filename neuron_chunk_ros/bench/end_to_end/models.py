@@ -73,7 +73,7 @@ def make(name: str, folder: Path, gguf: bool, rows: Sequence[str],
             progress(f'{name}: GGUF', number, len(GGUF_TYPES))
             made[kind] = folder / f'{kind}.gguf'
             _write_gguf(checkpoint, text, decoder, kind, made[kind])
-    return Model(decoder, checkpoint, bundle.path, bundle.flash_bytes, words, made, packed)
+    return Model(decoder, checkpoint, bundle.path, bundle.decoder_bytes, words, made, packed)
 
 
 def remove(model: Model) -> None:
