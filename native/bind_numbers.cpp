@@ -214,7 +214,7 @@ void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, st
 py::tuple round_to_integers(const Floats& values, int bits, std::int64_t group,
                             const DoubleArray& shrinks, int threads) {
   if (values.ndim() != 2) throw std::invalid_argument("values must be of shape [rows, columns]");
-  if (bits != 4 && bits != 8) throw std::invalid_argument("bits must be 4 or 8");
+  if (bits < 2 || bits > 8) throw std::invalid_argument("bits must be 2 to 8");
   if (group < 1) throw std::invalid_argument("group must be positive");
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   expect_vector(shrinks, "shrinks");

@@ -19,6 +19,10 @@ class ReadError(NeuronChunkError):
     """Reading from flash failed; carries path, offset and the system's reason."""
 
 
+class RecipeError(NeuronChunkError):
+    """A compression recipe, or an algorithm it names, can't be used; carries file and line."""
+
+
 class ProfileError(NeuronChunkError):
     """A storage profile can't be measured here, written or read."""
 

@@ -26,9 +26,9 @@ def register(subparsers) -> None:
 
     convert.add_argument('--lm-head', metavar='FORMAT', help='the same for the LM head, also '
                          'bfloat16 and so on (default: int8 where rows are packed)')
-    convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8, int4 "
-                         'or int4-64 (scales for 128, 32, 64 output channels; default: as they '
-                         'are)')
+    convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8 or "
+                         'int4 (a scale for 256 or 32 output channels), int8-128, int4-64 ... '
+                         '(default: as they are)')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')

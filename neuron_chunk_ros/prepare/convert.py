@@ -37,10 +37,11 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     decoder's weights and, when given, to every other floating tensor. name is what answers call
     the model, by default the source folder's name. layout: 'bundled' stores linear layers that
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
-    'int4-64' packs the decoder's rows, rounded to nearest, None leaves them as they are. lm_head:
-    the same for the LM head, by default int8 where the decoder is packed. The embedding table is
-    stored by token as it is. Raises ModelError for a folder that can't be used, BundleError for a
-    target that can't be written; either way nothing is left at the target.
+    another of PACKED_FORMATS packs the decoder's rows, rounded to nearest, None leaves them as
+    they are. lm_head: the same for the LM head, by default int8 where the decoder is packed. The
+    embedding table is stored by token as it is. Raises ModelError for a folder that can't be
+    used, BundleError for a target that can't be written; either way nothing is left at the
+    target.
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in ROW_FORMATS:

@@ -46,7 +46,7 @@ class Layer:
     importance: dict[str, dict[str, np.ndarray]]  # group -> kind -> float32 [samples, rows]
     _index: int
     _module: torch.nn.Module
-    _weights: Mapping[str, torch.Tensor]      # group -> [rows, columns]
+    weights: Mapping[str, torch.Tensor]       # group -> [rows, columns]
     dense: list[torch.Tensor] = field(default_factory=list)  # each batch's output
     _kind: str = ''
     _sparsity: Mapping[str, float] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Layer:
         if group.permutation is not None:
             order = torch.from_numpy(group.permutation).to(inputs.device)
             inputs = inputs.index_select(1, order)
-        weights = self._weights[group.name]
+        weights = self.weights[group.name]
         if not self._kind:
             self._record(group, inputs)
             return inputs @ weights

@@ -33,8 +33,12 @@ _TRIAL_TOKENS = 1024
 class Walk:
     """A model opened for going through its layers one by one; a context manager."""
 
-    def __init__(self, bundle: Bundle, device: str = 'cpu'):
-        """Load what is resident. Raises RequestError for a bad device, BundleError, ReadError."""
+    def __init__(self, bundle: Bundle, device: str = 'cpu', images_needed: bool = True):
+        """Load what is resident. Raises RequestError for a bad device, BundleError, ReadError.
+
+        :param images_needed: whether a sample without an image is refused.
+        """
+        self._images_needed = images_needed
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -73,14 +77,18 @@ class Walk:
         return self._layer.multiply(group, inputs)
 
     @torch.inference_mode()
-    def run(self, samples: Iterable[Sample]) -> Iterator[Layer]:
+    def run(self, samples: Iterable[Sample], make: type[Layer] = Layer) -> Iterator[Layer]:
         """Yield each layer, its dense outputs and importance computed.
 
-        A layer is valid until the next one is asked for.
+        A layer is valid until the next one is asked for; what its `dense` is then goes into that.
+        The samples' hidden states behind the last one are in `last`. Towers are let go of.
+
+        :param make: what to make of each layer.
 
         :raises RequestError: for no sample at all, or one without image or prompt.
         """
         batches = self._batches(samples)
+        self._release()
         count = sum(len(batch.samples) for batch in batches)
         for index, module in enumerate(self._decoder):
             prefix = f'{self._path}.{index}.'
@@ -88,13 +96,27 @@ class Walk:
                       if group.members[0].name.startswith(prefix)]
             importance = {group.name: {kind: np.zeros((count, group.rows), np.float32)
                                        for kind in KINDS} for group in groups}
-            self._layer = Layer(groups, batches, importance, index, module,
-                                self._load(groups))
+            self._layer = make(groups, batches, importance, index, module, self._load(groups))
             self._layer.run_dense()
             yield self._layer
             for batch, output in zip(batches, self._layer.dense, strict=True):
                 batch.hidden = output
             self._layer = None
+        self.last = [batch.hidden for batch in batches]
+
+    def normalised(self) -> Iterator[torch.Tensor]:
+        """Yield what the LM head gets of the samples, [tokens, width] a batch, after `run`."""
+        norm = self._model.get_submodule(self._path.rpartition('.')[0]).norm
+        with torch.inference_mode():
+            for hidden in self.last:
+                yield norm(hidden).flatten(0, 1)
+
+    def _release(self) -> None:
+        """Let go of everything but the decoder: vision towers are large."""
+        inner = self._path.split('.')[1]
+        for name, _ in list(self._model.model.named_children()):
+            if name != inner:
+                setattr(self._model.model, name, None)
 
     def _load(self, groups: list[Group]) -> dict[str, torch.Tensor]:
         weights = {}
@@ -125,13 +147,13 @@ class Walk:
                 batches.append(self._embed(waiting.pop((length, trial)), trial))
         batches += [self._embed(mates, key[1]) for key, mates in waiting.items()]
         if not batches:
-            raise RequestError('calibrating needs at least one sample: a prompt and an image')
+            raise RequestError('at least one sample is needed: a prompt and an image')
         return batches
 
     def _inputs(self, prompt: str, images: list[np.ndarray], number: int) -> dict:
         token = self._prompts.tokenizer.convert_ids_to_tokens
         reserved = [token(i) for i in self._prompts.visual_ids if token(i) in prompt]
-        if not images or not prompt.strip() or reserved:
+        if (self._images_needed and not images) or not prompt.strip() or reserved:
             fault = (f'its prompt contains {reserved[0]}, which is reserved for images'
                      if reserved else 'it needs a prompt and at least one image')
             raise RequestError(f'sample {number} cannot be used: {fault}')

@@ -23,7 +23,7 @@ from neuron_chunk_ros.prepare.checkpoint import Stored, read_pieces
 from neuron_chunk_ros.prepare.convert import Counter, CountProgress
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
-from neuron_chunk_ros.storage.layout import LAYOUTS, ORDERS, RowOrder
+from neuron_chunk_ros.storage.layout import EMBEDDING, LAYOUTS, LM_HEAD, ORDERS, RowOrder
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -63,9 +63,11 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     plans = [_as_stored(bundle, plan, homes) for plan in plans]
     mapping = CalibrationMapping(bundle, plans, homes)
     orders = _orders(bundle, family, plans, homes, mapping, order)
-    resident = [_resident(bundle, name) for name in bundle.resident_tensors]
+    resident = resident_of(bundle)
     copied = [bundle.path / name for name in bundle.files]
-    everything = [*_tables(bundle.embedding), *plans, *_tables(bundle.lm_head)]
+    tables = [plan for plan in plans_of(bundle) if plan.name not in bundle.groups]
+    everything = [*(p for p in tables if p.name == EMBEDDING), *plans,
+                  *(p for p in tables if p.name == LM_HEAD)]
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
         resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
@@ -93,8 +95,15 @@ def _check_files(bundle: Bundle) -> None:
             raise BundleError(f'{path}: checksum differs, the data is damaged')
 
 
-def _tables(group: Group | None) -> list[GroupPlan]:
-    return [GroupPlan(group.name, group.rows, group.members, group.dtype)] if group else []
+def plans_of(bundle: Bundle) -> list[GroupPlan]:
+    """Return the plans of everything in a bundle's flash files, as it is, in its order."""
+    return [GroupPlan(group.name, group.rows, group.members, group.dtype)
+            for group in bundle.stored.values()]
+
+
+def resident_of(bundle: Bundle) -> list[ResidentTensor]:
+    """Return a bundle's resident tensors, to be written again."""
+    return [_resident(bundle, name) for name in bundle.resident_tensors]
 
 
 def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:

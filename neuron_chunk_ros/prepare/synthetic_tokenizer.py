@@ -47,9 +47,16 @@ def write_tokenizer(preset: Preset, folder: Path) -> None:
         'processor_class': preset.files['processor_config.json']['processor_class'],
     }
     (folder / 'tokenizer_config.json').write_text(json.dumps(settings, indent=1) + '\n')
-    template = _TEMPLATE.replace('IMAGE', _literal(preset.image_text))
-    template = template.replace('VIDEO', _literal(preset.video_text))
-    (folder / 'chat_template.jinja').write_text(template)
+    (folder / 'chat_template.jinja').write_text(
+        chat_template(preset.image_text, preset.video_text))
+
+
+def chat_template(image: str, video: str) -> str:
+    """Return a chat template of <|im_start|> and <|im_end|>.
+
+    :param image, video: what stands for a picture in a prompt.
+    """
+    return _TEMPLATE.replace('IMAGE', _literal(image)).replace('VIDEO', _literal(video))
 
 
 def _literal(text: str) -> str:

@@ -161,7 +161,11 @@ def _parts(widths: Sequence[int]):
 
 
 PACKED_FORMATS = {made.name: made for made in (
-    PackedFormat('int8', 8, 128),
+    PackedFormat('int8', 8, 256),
+    PackedFormat('int8-128', 8, 128),
+    PackedFormat('int8-64', 8, 64),
+    PackedFormat('int8-32', 8, 32),
     PackedFormat('int4', 4, 32),
     PackedFormat('int4-64', 4, 64),
+    PackedFormat('int4-128', 4, 128),
 )}

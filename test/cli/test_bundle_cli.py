@@ -182,6 +182,6 @@ def test_packed_rows(tiny_models, tmp_path):
     facts = json.loads(run('inspect', bundle, '--json').stdout)
     assert (facts['dtype'], facts['rows']) == ('float32', 'int4')
     assert 'intact' in run('verify', bundle).stdout
-    assert "rows 'int5' are not one of int8, int4, int4-64" in refused(
+    assert "rows 'int5' are not one of int8, int8-128" in refused(
         'convert', source, tmp_path / 'other', '--rows', 'int5')
     assert '--rows int8' in refused('convert', source, tmp_path / 'other', '--dtype', 'int8')

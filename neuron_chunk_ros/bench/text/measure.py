@@ -1,0 +1,144 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Perplexity, and the next token of bfloat16 found again, through our engine."""
+
+from __future__ import annotations
+
+import math
+import pydoc_data.topics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.compress import bundles
+from neuron_chunk_ros.compress import recipe as recipes
+from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.errors import BenchError
+from neuron_chunk_ros.families import PromptPart
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
+
+WINDOW = 512  # tokens of prose that are judged together
+_SAMPLE = 1200  # letters of prose that a calibration sample has
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What is measured."""
+
+    model: Path                   # a Hugging Face folder
+    rows: tuple[str, ...] = ('int8', 'int4', 'int4-64')     # converted, rounded to nearest
+    recipes: tuple[str, ...] = ('int8', 'int4')
+    windows: int = 12
+    samples: int = 64             # of other prose, to calibrate recipes on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one bundle says of the prose."""
+
+    how: str                      # 'bfloat16', 'rounded int4', 'recipe int4'
+    loss: np.ndarray              # float64 [windows]: mean of -log p(next token)
+    choices: np.ndarray           # int64 [windows, WINDOW - 1]: the likeliest next tokens
+    decoder_bytes: int
+    flash_bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss."""
+        return math.exp(float(self.loss.mean()))
+
+
+def prose() -> tuple[str, str]:
+    """Return two texts of English prose that have nothing in common: to judge, to calibrate."""
+    topics = pydoc_data.topics.topics
+    names = sorted(topics)
+    return ('\n\n'.join(topics[name] for name in names[::2]),
+            '\n\n'.join(topics[name] for name in names[1::2]))
+
+
+def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, int], None]
+            ) -> list[Outcome]:
+    """Make each bundle in a scratch folder, have it read the prose, remove it.
+
+    Raises BenchError for an unknown row format; RecipeError.
+    """
+    strange = [name for name in options.rows if name not in PACKED_FORMATS]
+    if strange:
+        raise BenchError(f"no packed rows '{strange[0]}': choose from "
+                         f'{", ".join(PACKED_FORMATS)}')
+    loaded = {name: recipes.load(name) for name in options.recipes}
+    wanted, other = prose()
+    plain = folder / 'plain'
+    convert(options.model, plain, 'bfloat16')
+    outcomes = []
+
+    def judge(how: str, path: Path) -> None:
+        with Session.open(path, drafts=False, max_context=WINDOW) as session:
+            ids = _windows(session, wanted, options.windows)
+            outcomes.append(_judged(how, session, ids, lambda done: progress(
+                how, done, len(ids))))
+
+    judge('bfloat16', plain)
+    for name in options.rows:
+        with _removed(folder / 'packed') as path:
+            convert(options.model, path, 'bfloat16', rows=name)
+            judge(f'rounded {name}', path)
+    for name, recipe in loaded.items():
+        with _removed(folder / 'packed') as path:
+            bundles.compress(plain, path, recipe, _samples(other, options.samples),
+                             progress=lambda share, name=name: progress(
+                                 f'recipe {name}: compressing', round(100 * share), 100))
+            judge(f'recipe {name}', path)
+    return outcomes
+
+
+def _samples(text: str, number: int) -> list[tuple[str, list]]:
+    step = max(1, len(text) // number)
+    return [(text[at:at + _SAMPLE], []) for at in range(0, step * number, step)]
+
+
+def _windows(session: Session, text: str, number: int) -> torch.Tensor:
+    """Return int64 [windows, WINDOW], spread over the text."""
+    ids = session._prompts.tokenizer(text, add_special_tokens=False)['input_ids']
+    step = max(WINDOW, len(ids) // number)
+    found = [ids[at:at + WINDOW] for at in range(0, step * number, step)]
+    if any(len(window) < WINDOW for window in found):
+        raise BenchError(f'the prose has fewer than {number} windows of {WINDOW} tokens')
+    return torch.tensor(found)
+
+
+def _judged(how: str, session: Session, ids: torch.Tensor,
+            tell: Callable[[int], None]) -> Outcome:
+    losses, choices = [], []
+    for number, window in enumerate(ids):
+        logits = logits_of(session, window)[:-1]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, window[1:])))
+        choices.append(logits.argmax(dim=1).numpy())
+        tell(number + 1)
+    return Outcome(how, np.array(losses), np.stack(choices), session.bundle.decoder_bytes,
+                   session.bundle.flash_bytes)
+
+
+@torch.inference_mode()
+def logits_of(session: Session, ids: Sequence[int] | torch.Tensor) -> torch.Tensor:
+    """Return the logits behind each of some tokens, float32 [tokens, vocabulary]."""
+    cache = session._memory.cache(0)
+    piece = PromptPart(torch.as_tensor(ids)[None])
+    with session._runner.work(None, None, None):
+        _, _, logits = session._runner.step('prefill', piece, cache, 0, logits=piece.tokens)
+    cache.truncate(0)
+    return logits
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[Path]:
+    import shutil
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,324 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a model and a recipe to a bundle of packed rows, one decoder layer in memory at a time.
+
+A layer is measured on what the layers ahead of it, compressed already, hand on to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros import __version__
+from neuron_chunk_ros.compress.algorithms import Linear
+from neuron_chunk_ros.compress.recipe import Recipe, Rule
+from neuron_chunk_ros.errors import BundleError, RecipeError
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.layer_trials import Layer
+from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
+from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
+from neuron_chunk_ros.storage.atomic import check_target
+from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LM_HEAD, GroupPlan
+from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
+from neuron_chunk_ros.storage.source_groups import SourceGroups
+from neuron_chunk_ros.storage.writer import BundleWriter
+
+LARGEST_BLOCK = 4096   # input channels whose moments are known together
+_AT_ONCE = 1 << 23     # values of a weight that are looked at together
+
+Progress = Callable[[float], None]  # the share that is done, 0 to 1
+
+
+@dataclass
+class GroupReport:
+    """What became of a group."""
+
+    name: str
+    bits: int             # of its integers; 0: it stays as it was
+    rows: int
+    rows_pruned: int
+    weights_zero: float   # share of the weights
+    nbytes: int
+    nbytes_before: int
+    error: float          # of the outputs on the calibration's tokens, relative L2; NaN: unknown
+
+
+@dataclass
+class Report:
+    """What was done, for people and programs."""
+
+    recipe: str
+    tokens: int
+    groups: list[GroupReport] = field(default_factory=list)
+
+    def record(self) -> dict:
+        """Return it as plain values."""
+        return {'recipe': self.recipe, 'tokens': self.tokens,
+                'groups': [vars(group) for group in self.groups]}
+
+
+def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recipe,
+             samples: Iterable[Sample], *, device: str = 'cpu', name: str | None = None,
+             progress: Progress | None = None) -> tuple[Bundle, Report]:
+    """Write a compressed bundle and return it, opened, with a report.
+
+    :param source: a Hugging Face folder, or a bundle in its original order whose rows are not
+        packed. A folder is converted beside the target first, and the copy removed at the end.
+    :param samples: (prompt, images uint8 [height, width, 3] RGB) each, to calibrate on.
+    :raises RecipeError: for rules that contradict each other.
+    :raises RequestError: for no sample at all, or one that can't be used.
+    :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target.
+    """
+    target = Path(target)
+    check_target(target, BundleError)
+    tell = progress or (lambda share: None)
+    with _unpacked(Path(source), target, name, tell) as bundle:
+        plans = [_plan(bundle, plan, recipe) for plan in plans_of(bundle)]
+        work = _Work(bundle, recipe, {plan.name: plan for plan in plans})
+        copied = [bundle.path / file for file in bundle.files]
+        small = sum(path.stat().st_size for path in copied)
+        provenance = {**bundle.provenance, 'recipe': recipe.name, 'recipe_text': recipe.text,
+                      'compressed_by': f'neuron_chunk_ros {__version__}'}
+        writer = BundleWriter(target, bundle.family, bundle.dtype, plans, provenance,
+                              resident_bytes=bundle.resident_bytes + small + (1 << 20))
+        with writer, SourceGroups(bundle) as sources:
+            for path in copied:
+                writer.copy_file(path)
+            if bundle.embedding is not None:
+                table = bundle.embedding
+                writer.write_group(table.name, sources.load([table])[table.name])
+            _decoder(work, writer, sources, samples, device, tell)
+            writer.write_resident(resident_of(bundle))
+        tell(1.0)
+    return Bundle.open(target), work.report
+
+
+@contextlib.contextmanager
+def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> Iterator[Bundle]:
+    """Give the source as a bundle; a folder's is removed at the end."""
+    if (source / BUNDLE_JSON).exists():
+        bundle = Bundle.open(source)
+        if bundle.rows not in ROW_FORMATS or bundle.order != 'original':
+            raise BundleError(f'{source}: a bundle to compress has plain rows in their original '
+                              f'order, this one {bundle.rows} rows, {bundle.order} order')
+        yield bundle
+        return
+    # Named so that a killed run's is known for what it is.
+    folder = target.with_name(f'.{target.name}.source-{secrets.token_hex(4)}')
+    for left in target.absolute().parent.glob(f'.{target.name}.source-*'):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield convert(source, folder, name=name, progress=lambda done, total: tell(
+            0.1 * done / total))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
+    """Return the plan with the row format that the recipe gives it."""
+    rules = {member.name: recipe.rule(member.name) for member in plan.members}
+    if plan.name not in bundle.multiplied:
+        return plan
+    formats = {rule.weights.grid.format.name if rule and rule.weights else plan.dtype
+               for rule in rules.values()}
+    pruners = {id(rule.pruner) if rule and rule.pruner and rule.pruner.whole else None
+               for rule in rules.values()}
+    if len(formats) > 1 or len(pruners) > 1:
+        names = ', '.join(member.name.rpartition('.')[2] for member in plan.members)
+        raise RecipeError(f'{recipe.name}: {names} of {plan.name} are stored row by row together '
+                          'and need the same bits, group and row pruner; or convert the model '
+                          'with --layout separate and compress that bundle')
+    return replace(plan, dtype=formats.pop())
+
+
+class _Work:
+    """A recipe on its way through a bundle."""
+
+    def __init__(self, bundle: Bundle, recipe: Recipe, plans: dict[str, GroupPlan]):
+        self.bundle, self.recipe, self.plans = bundle, recipe, plans
+        self.report = Report(recipe.name, 0)
+
+    def group(self, group: Group, stored: np.ndarray, moments: list[np.ndarray],
+              replace_with: torch.Tensor | None) -> np.ndarray:
+        """Return a group's new rows.
+
+        :param stored: its rows as they are.
+        :param moments: of its inputs, see algorithms.Linear.
+        :param replace_with: what the layer multiplies by, [rows, columns]; overwritten.
+        """
+        plan, had = self.plans[group.name], ROW_FORMATS[group.dtype]
+        made, kept_rows = FORMATS[plan.dtype], None
+        rules = [self.recipe.rule(member.name) for member in plan.members]
+        scratch: dict = {}
+        if rules[0] and rules[0].pruner and rules[0].pruner.whole:
+            whole = Linear(group.name, had.unpack(stored), moments, scratch=scratch)
+            kept_rows = rules[0].pruner.keep(whole)[:, 0].copy()
+            del whole
+        rows = np.empty((group.rows, made.row_bytes(plan.widths)), np.uint8) if made.packed \
+            else np.empty((group.rows, group.columns), made.storage)
+        error = _Error(moments)
+        left, at, zeros = 0, 0, 0
+        for member, rule in zip(plan.members, rules, strict=True):
+            segment = rows[:, at:at + made.elements(member.columns)]
+            for first, columns in _parts(rule, made, group.rows, member.columns):
+                chosen = slice(left + first, left + first + columns)
+                weight = had.unpack(np.ascontiguousarray(stored[:, chosen]))
+                linear = Linear(member.name, weight, moments, scratch=scratch)
+                values = self._values(linear, rule, kept_rows, segment, first, member.columns)
+                zeros += int((values == 0).sum())
+                error.add(weight, values)
+                if replace_with is not None:
+                    with torch.inference_mode():
+                        replace_with[:, chosen] = torch.from_numpy(values).to(replace_with.dtype)
+            left, at = left + member.columns, at + segment.shape[1]
+        bits = max((rule.weights.grid.bits for rule in rules if rule and rule.weights), default=0)
+        self.report.groups.append(GroupReport(
+            group.name, bits, group.rows,
+            0 if kept_rows is None else int((~kept_rows).sum()), zeros / (group.rows * left),
+            rows.nbytes, group.nbytes, error.relative()))
+        return rows
+
+    def _values(self, linear: Linear, rule: Rule | None, kept_rows: np.ndarray | None,
+                segment: np.ndarray, first: int, columns: int) -> np.ndarray:
+        """Prune and round some outputs, lay them out in the segment, return their values."""
+        if rule and rule.pruner:
+            linear.kept = (rule.pruner.keep(linear) if kept_rows is None else
+                           np.broadcast_to(kept_rows[:, None], linear.weight.shape))
+            linear.unpruned = linear.weight
+            linear.weight = np.where(linear.kept, linear.weight, 0)
+        if rule is None or rule.weights is None:
+            found = ROW_FORMATS[self.bundle.dtype].pack(linear.weight)
+            segment[:, first:first + linear.weight.shape[1]] = found
+            return linear.weight
+        grid = rule.weights.grid
+        integers, scales = rule.weights.quantiser.quantise(linear, grid)
+        _check(integers, scales, linear, grid, rule.weights.name)
+        if linear.kept is not None:
+            integers = np.where(linear.kept, integers, 0).astype(np.int8)
+        grid.format.pack_into(segment, columns, first, integers, scales)
+        return grid.values(integers, scales)
+
+
+def _check(integers: np.ndarray, scales: np.ndarray, linear: Linear, grid, name: str) -> None:
+    """Refuse what a user's quantiser made that fits no grid."""
+    rows, columns = linear.weight.shape
+    groups = -(-columns // grid.format.group)
+    if (getattr(integers, 'shape', None) != (rows, columns) or integers.dtype != np.int8
+            or getattr(scales, 'shape', None) != (rows, groups)):
+        raise RecipeError(f'quantiser {name}: of {linear.name} it returned '
+                          f'{getattr(integers, "dtype", type(integers))} '
+                          f'{list(getattr(integers, "shape", []))} and scales '
+                          f'{list(getattr(scales, "shape", []))}, want int8 {[rows, columns]} and '
+                          f'{[rows, groups]}')
+    if integers.min() < grid.least or integers.max() > grid.largest:
+        raise RecipeError(f'quantiser {name}: of {linear.name} it returned integers of '
+                          f'{integers.min()} to {integers.max()}, {grid.bits} bits hold '
+                          f'{grid.least} to {grid.largest}')
+    if not np.isfinite(scales).all():
+        raise RecipeError(f'quantiser {name}: of {linear.name} a scale is not finite')
+
+
+def _parts(rule: Rule | None, made, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield (first output, outputs) of what is looked at together."""
+    whole = rule and rule.weights and not isinstance(rule.weights.grid.shared, int)
+    unit = made.group if made.packed else 1
+    some = columns if whole else max(unit, _AT_ONCE // rows // unit * unit)
+    for first in range(0, columns, some):
+        yield first, min(some, columns - first)
+
+
+class _Error:
+    """What rounding does to outputs, from the moments of inputs."""
+
+    def __init__(self, moments: list[np.ndarray]):
+        self._moments = [torch.from_numpy(block) for block in moments]
+        self._off = self._all = 0.0
+
+    def add(self, weight: np.ndarray, values: np.ndarray) -> None:
+        first = 0
+        for block in self._moments:
+            rows = slice(first, first + len(block))
+            want = torch.from_numpy(weight[rows])
+            off = torch.from_numpy(values[rows]) - want
+            self._off += float((off * (block @ off)).sum(dtype=torch.float64))
+            self._all += float((want * (block @ want)).sum(dtype=torch.float64))
+            first = rows.stop
+
+    def relative(self) -> float:
+        return math.sqrt(max(self._off, 0.0) / self._all) if self._all > 0 else math.nan
+
+
+class _Measured(Layer):
+    """A layer that learns its inputs' second moments as it runs dense."""
+
+    def run_dense(self) -> None:
+        self.moments = {group.name: Moments(group.rows) for group in self.groups}
+        self.learning = True
+        super().run_dense()
+        self.learning = False
+
+    def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
+        if self.learning:
+            self.moments[group.name].add(inputs)
+        return inputs @ self.weights[group.name]
+
+    def run_again(self) -> None:
+        """Compute the outputs anew, with the weights as they are now."""
+        with torch.inference_mode():
+            self.dense = [self._run(index) for index in range(len(self.batches))]
+
+
+class Moments:
+    """Mean of x x^T over tokens, in blocks down the diagonal."""
+
+    def __init__(self, rows: int):
+        count = -(-rows // LARGEST_BLOCK)
+        ends = [rows * number // count for number in range(count + 1)]
+        self._slices = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+        self._sums = [torch.zeros(s.stop - s.start, s.stop - s.start) for s in self._slices]
+        self.tokens = 0
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """Take in tokens, [tokens, rows]."""
+        self.tokens += len(inputs)
+        for chosen, total in zip(self._slices, self._sums, strict=True):
+            part = inputs[:, chosen].cpu().float()
+            total.addmm_(part.t(), part)
+
+    def mean(self) -> list[np.ndarray]:
+        """Return the blocks."""
+        return [(total / max(1, self.tokens)).numpy() for total in self._sums]
+
+
+def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: Iterable[Sample],
+             device: str, tell: Progress) -> None:
+    bundle = work.bundle
+    with Walk(bundle, device, images_needed=False) as walk:
+        # The LM head counts as one layer more.
+        parts = walk.layers + (bundle.lm_head is not None)
+        for number, layer in enumerate(walk.run(samples, _Measured)):
+            for group in layer.groups:
+                moments = layer.moments.pop(group.name)
+                work.report.tokens = moments.tokens
+                stored = sources.load([group])[group.name]
+                writer.write_group(group.name, work.group(group, stored, moments.mean(),
+                                                          layer.weights[group.name]))
+            layer.run_again()
+            tell(0.1 + 0.9 * (number + 1) / parts)
+        if bundle.lm_head is not None:
+            moments = Moments(bundle.lm_head.rows)
+            for hidden in walk.normalised():
+                moments.add(hidden)
+            stored = sources.load([bundle.lm_head])[LM_HEAD]
+            writer.write_group(LM_HEAD, work.group(bundle.lm_head, stored, moments.mean(), None))
