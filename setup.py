@@ -33,7 +33,7 @@ setup(
     python_requires='>=3.10',
     # Looked up beside this file: colcon may run a link to it from its build folder.
     packages=find_packages(where=str(ROOT), include=[NAME, f'{NAME}.*']),
-    package_data={f'{NAME}.tabletop': ['model/*']},
+    package_data={f'{NAME}.tabletop': ['model/*'], f'{NAME}.compress': ['recipes/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -48,6 +48,7 @@ setup(
         'matplotlib',
         'numpy>=1.26',
         'pillow',
+        'pyyaml',
         'rich>=11',
         'safetensors',
         'tokenizers',

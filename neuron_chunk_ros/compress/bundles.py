@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -61,6 +62,23 @@ class Report:
     recipe: str
     tokens: int
     groups: list[GroupReport] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Return a line for each sort of group, and the whole."""
+        kinds: dict[str, list[GroupReport]] = {}
+        for group in self.groups:
+            kinds.setdefault(re.sub(r'\.\d+\.', '.*.', group.name), []).append(group)
+        lines = [f'{"groups":<18} {"bits":>4} {"bytes":>6} {"zeros":>6} {"error":>8} {"worst":>8}']
+        for kind, members in [*kinds.items(), ('all', self.groups)]:
+            bits = {group.bits or 16 for group in members}
+            share = sum(g.nbytes for g in members) / sum(g.nbytes_before for g in members)
+            errors = [group.error for group in members]
+            lines.append(
+                f'{kind:<18} {bits.pop() if len(bits) == 1 else "-":>4} {share:>6.3f} '
+                f'{np.mean([group.weights_zero for group in members]):>6.3f} '
+                f'{np.sqrt(np.mean(np.square(errors))):>8.4f} {max(errors):>8.4f}')
+        return '\n'.join([*lines, f"recipe {self.recipe}, {self.tokens} tokens; bytes: of the "
+                          "source's; error: of the outputs, relative"])
 
     def record(self) -> dict:
         """Return it as plain values."""

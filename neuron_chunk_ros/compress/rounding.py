@@ -96,9 +96,11 @@ class Feedback(Quantiser):
         for number, moments in enumerate(linear.moments):
             rows = slice(first, first + len(moments))
             kept = None if linear.kept is None else linear.kept[rows]
-            key = 'inverse', self.damping, number
+            # Rows that go altogether go first: all that are left then make up for them.
+            stays = np.ones(len(moments), bool) if kept is None else kept.any(axis=1)
+            key = 'inverse', self.damping, number, stays.tobytes()
             if key not in linear.scratch:
-                order = np.argsort(-np.diagonal(moments), kind='stable')
+                order = np.lexsort([-np.diagonal(moments), stays])
                 linear.scratch[key] = order, inverse_factor(moments[np.ix_(order, order)],
                                                             self.damping)
             integers[rows], scales[rows] = self._spread(weight[rows], *linear.scratch[key], grid,

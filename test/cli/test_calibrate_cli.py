@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuron_chunk_ros.cli.calibrate import _files, _samples
 from neuron_chunk_ros.cli.main import main
+from neuron_chunk_ros.cli.samples import _files, _samples
 
 COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main']
 

