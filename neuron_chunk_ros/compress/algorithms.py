@@ -86,7 +86,13 @@ class Quantiser:
 class Pruner:
     """Decides which weights stay."""
 
-    whole = False  # whether it has to see all linear layers that share an input at once
+    # Whether whole input channels go: it then sees all linear layers that share an input at once,
+    # and the bundle has no rows of what goes.
+    whole = False
+
+    def count(self, inputs: int) -> int:
+        """Return of how many input channels rows stay; of pruners that are `whole`."""
+        return inputs
 
     def keep(self, linear: Linear) -> np.ndarray:
         """Return True where a weight stays, bool [inputs, outputs]."""

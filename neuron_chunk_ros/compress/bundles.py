@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros import __version__
-from neuron_chunk_ros.compress.algorithms import Linear
+from neuron_chunk_ros.compress.algorithms import Linear, Pruner
 from neuron_chunk_ros.compress.recipe import Recipe, Rule
 from neuron_chunk_ros.errors import BundleError, RecipeError
 from neuron_chunk_ros.prepare.convert import convert
@@ -127,9 +127,10 @@ def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> I
     """Give the source as a bundle; a folder's is removed at the end."""
     if (source / BUNDLE_JSON).exists():
         bundle = Bundle.open(source)
-        if bundle.rows not in ROW_FORMATS or bundle.order != 'original':
-            raise BundleError(f'{source}: a bundle to compress has plain rows in their original '
-                              f'order, this one {bundle.rows} rows, {bundle.order} order')
+        if bundle.rows not in ROW_FORMATS or bundle.orders_file is not None:
+            raise BundleError(f'{source}: a bundle to compress has all its rows, plain, in their '
+                              f'original order; this one has {bundle.rows} rows in '
+                              f'{bundle.order} order, or was pruned')
         yield bundle
         return
     # Named so that a killed run's is known for what it is.
@@ -157,7 +158,10 @@ def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
         raise RecipeError(f'{recipe.name}: {names} of {plan.name} are stored row by row together '
                           'and need the same bits, group and row pruner; or convert the model '
                           'with --layout separate and compress that bundle')
-    return replace(plan, dtype=formats.pop())
+    plan, pruner = replace(plan, dtype=formats.pop()), _row_pruner(next(iter(rules.values())))
+    if pruner is None or pruner.count(plan.rows) == plan.rows:
+        return plan
+    return replace(plan, rows=pruner.count(plan.rows), inputs=plan.rows)
 
 
 class _Work:
@@ -168,8 +172,8 @@ class _Work:
         self.report = Report(recipe.name, 0)
 
     def group(self, group: Group, stored: np.ndarray, moments: list[np.ndarray],
-              replace_with: torch.Tensor | None) -> np.ndarray:
-        """Return a group's new rows.
+              replace_with: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a group's new rows, and which input channels have one, None for all.
 
         :param stored: its rows as they are.
         :param moments: of its inputs, see algorithms.Linear.
@@ -179,10 +183,10 @@ class _Work:
         made, kept_rows = FORMATS[plan.dtype], None
         rules = [self.recipe.rule(member.name) for member in plan.members]
         scratch: dict = {}
-        if rules[0] and rules[0].pruner and rules[0].pruner.whole:
-            whole = Linear(group.name, had.unpack(stored), moments, scratch=scratch)
-            kept_rows = rules[0].pruner.keep(whole)[:, 0].copy()
-            del whole
+        pruner = _row_pruner(rules[0])
+        if pruner:
+            kept_rows = _rows_kept(pruner, Linear(group.name, had.unpack(stored), moments,
+                                                  scratch=scratch), plan)
         rows = np.empty((group.rows, made.row_bytes(plan.widths)), np.uint8) if made.packed \
             else np.empty((group.rows, group.columns), made.storage)
         error = _Error(moments)
@@ -202,10 +206,11 @@ class _Work:
             left, at = left + member.columns, at + segment.shape[1]
         bits = max((rule.weights.grid.bits for rule in rules if rule and rule.weights), default=0)
         self.report.groups.append(GroupReport(
-            group.name, bits, group.rows,
-            0 if kept_rows is None else int((~kept_rows).sum()), zeros / (group.rows * left),
-            rows.nbytes, group.nbytes, error.relative()))
-        return rows
+            group.name, bits, plan.rows, group.rows - plan.rows, zeros / (group.rows * left),
+            plan.rows * rows[0].nbytes, group.nbytes, error.relative()))
+        if kept_rows is None or kept_rows.all():
+            return rows, None
+        return rows[kept_rows], np.flatnonzero(kept_rows).astype(np.int32)
 
     def _values(self, linear: Linear, rule: Rule | None, kept_rows: np.ndarray | None,
                 segment: np.ndarray, first: int, columns: int) -> np.ndarray:
@@ -226,6 +231,20 @@ class _Work:
             integers = np.where(linear.kept, integers, 0).astype(np.int8)
         grid.format.pack_into(segment, columns, first, integers, scales)
         return grid.values(integers, scales)
+
+
+def _row_pruner(rule: Rule | None) -> Pruner | None:
+    return rule.pruner if rule and rule.pruner and rule.pruner.whole else None
+
+
+def _rows_kept(pruner: Pruner, linear: Linear, plan: GroupPlan) -> np.ndarray:
+    """Return which input channels stay, bool [inputs]. Raises RecipeError for a wrong number."""
+    kept = pruner.keep(linear)
+    rows = kept[:, 0].copy()
+    if (kept != rows[:, None]).any() or rows.sum() != plan.rows:
+        raise RecipeError(f'pruner {type(pruner).__name__}: of {linear.name} it keeps '
+                          f'{int(rows.sum())} rows, or parts of some, and counted {plan.rows}')
+    return rows
 
 
 def _check(integers: np.ndarray, scales: np.ndarray, linear: Linear, grid, name: str) -> None:
@@ -330,8 +349,8 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
                 moments = layer.moments.pop(group.name)
                 work.report.tokens = moments.tokens
                 stored = sources.load([group])[group.name]
-                writer.write_group(group.name, work.group(group, stored, moments.mean(),
-                                                          layer.weights[group.name]))
+                writer.write_group(group.name, *work.group(group, stored, moments.mean(),
+                                                           layer.weights[group.name]))
             layer.run_again()
             tell(0.1 + 0.9 * (number + 1) / parts)
         if bundle.lm_head is not None:
@@ -339,4 +358,5 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
             for hidden in walk.normalised():
                 moments.add(hidden)
             stored = sources.load([bundle.lm_head])[LM_HEAD]
-            writer.write_group(LM_HEAD, work.group(bundle.lm_head, stored, moments.mean(), None))
+            writer.write_group(LM_HEAD, *work.group(bundle.lm_head, stored, moments.mean(),
+                                                    None))

@@ -58,10 +58,14 @@ class Rows(_Share):
 
     whole = True
 
+    def count(self, inputs: int) -> int:
+        """See Pruner."""
+        return max(1, inputs - round(self.share * inputs))
+
     def keep(self, linear: Linear) -> np.ndarray:
         """See Pruner."""
         score = np.linalg.norm(linear.weight, axis=1) * linear.importance()
-        out = min(int(round(self.share * len(score))), len(score) - 1)
+        out = len(score) - self.count(len(score))
         kept = np.ones(len(score), bool)
         kept[np.argsort(score, kind='stable')[:out]] = False
         return np.broadcast_to(kept[:, None], linear.weight.shape)

@@ -28,7 +28,8 @@ class FlashGroup:
     def project(self, inputs: torch.Tensor, member: int) -> torch.Tensor:
         """Return inputs @ W of one member: [..., rows] -> [..., the member's columns]."""
         if inputs is not self._input or member not in self._parts:
-            product = self._products.multiply(self.group, inputs.reshape(-1, self.group.rows))
+            product = self._products.multiply(
+                self.group, inputs.reshape(-1, self.group.in_features))
             product = product.view(*inputs.shape[:-1], self.group.columns)
             widths = [m.columns for m in self.group.members]
             self._parts = dict(enumerate(product.split(widths, dim=-1)))
@@ -49,7 +50,7 @@ class FlashLinear(torch.nn.Module):
     def __init__(self, group: FlashGroup, member: int, bias: torch.nn.Parameter | None):
         super().__init__()
         self._group, self._member = group, member
-        self.in_features = group.group.rows
+        self.in_features = group.group.in_features
         self.out_features = group.group.members[member].columns
         self.register_parameter('bias', bias)
 
@@ -78,9 +79,9 @@ def replace_linears(model: torch.nn.Module, groups: Mapping[str, Group],
             path, _, name = member.name.rpartition('.')
             parent = model.get_submodule(path)
             linear = getattr(parent, name)
-            if (linear.in_features, linear.out_features) != (group.rows, member.columns):
+            if (linear.in_features, linear.out_features) != (group.in_features, member.columns):
                 raise ValueError(f'{member.name}: the model wants {linear.in_features} x '
-                                 f'{linear.out_features}, the bundle holds {group.rows} x '
+                                 f'{linear.out_features}, the bundle holds {group.in_features} x '
                                  f'{member.columns}')
             setattr(parent, name, FlashLinear(flash, index, linear.bias))
     return made

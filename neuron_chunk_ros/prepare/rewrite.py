@@ -76,10 +76,11 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
         for path in copied:
             writer.copy_file(path)
         for plan in plans:
-            writer.write_group(plan.name, _rows(plan, homes, sources, orders, count))
+            writer.write_group(plan.name, _rows(plan, homes, sources, orders, count),
+                               homes[plan.members[0].name][0].kept)
         for table in bundle.stored.values():
             if table.name not in bundle.groups:
-                writer.write_group(table.name, sources.load([table])[table.name])
+                writer.write_group(table.name, sources.load([table])[table.name], table.kept)
                 count.add(table.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
         if bundle.calibration is not None:
@@ -97,7 +98,7 @@ def _check_files(bundle: Bundle) -> None:
 
 def plans_of(bundle: Bundle) -> list[GroupPlan]:
     """Return the plans of everything in a bundle's flash files, as it is, in its order."""
-    return [GroupPlan(group.name, group.rows, group.members, group.dtype)
+    return [GroupPlan(group.name, group.rows, group.members, group.dtype, group.inputs)
             for group in bundle.stored.values()]
 
 
@@ -112,7 +113,12 @@ def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:
     if len(formats) > 1:
         raise BundleError(f'{bundle.path}: group {plan.name} would hold rows of '
                           f'{" and ".join(formats)}: keep its layout')
-    return replace(plan, dtype=formats[0])
+    groups = [homes[member.name][0] for member in plan.members]
+    kept = {None if group.kept is None else group.kept.tobytes() for group in groups}
+    if len(kept) > 1:
+        raise BundleError(f'{bundle.path}: linear layers of group {plan.name} were pruned of '
+                          'different rows: keep its layout')
+    return replace(plan, dtype=formats[0], rows=groups[0].rows, inputs=groups[0].inputs)
 
 
 def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:
@@ -125,7 +131,7 @@ def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int
             element += group.format.elements(member.columns)
     wanted = {member.name: (plan.rows, member.columns) for plan in plans
               for member in plan.members}
-    have = {member.name: (group.rows, member.columns) for group in bundle.groups.values()
+    have = {member.name: (group.in_features, member.columns) for group in bundle.groups.values()
             for member in group.members}
     if wanted != have:
         odd = min(name for name in wanted.keys() | have.keys()

@@ -98,7 +98,8 @@ class Bundle:
     @property
     def order(self) -> str:
         """'hot-cold' where rows are reordered, else 'original'."""
-        return 'original' if self.orders_file is None else 'hot-cold'
+        ordered = any(group.order is not None for group in self.groups.values())
+        return 'hot-cold' if ordered else 'original'
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -171,10 +172,12 @@ class _Opening:
         sides = self.sides(groups)
         flash = self.flash([*groups.values(), *tables.values()],
                            {resident_name, *files, *sides})
-        orders = read_orders(self.folder, manifest.get('orders'),
-                             {value['name']: value['permutation']
-                              for value in manifest['groups']}, groups)
-        groups = {name: replace(group, order=orders.get(name)) for name, group in groups.items()}
+        orders, kept = read_orders(
+            self.folder, manifest.get('orders'),
+            {value['name']: value['permutation'] for value in manifest['groups']},
+            self.kept(), {**groups, **tables})
+        groups, tables = ({name: replace(group, order=orders.get(name), kept=kept.get(name))
+                           for name, group in some.items()} for some in (groups, tables))
         return Bundle(
             path=self.folder, family=family, dtype=dtype, rows=rows, groups=groups,
             embedding=tables.get(EMBEDDING), lm_head=tables.get(LM_HEAD),
@@ -233,6 +236,16 @@ class _Opening:
             groups[group.name] = group
         return groups
 
+    def kept(self) -> dict[str, str]:
+        """Return the tensor of the channels kept, by group, of those that were pruned."""
+        described = [*self.manifest['groups'], self.manifest.get(LM_HEAD) or {}]
+        found = {value['name']: value['kept'] for value in described if 'kept' in value}
+        if found and self.manifest['version'] < 3:
+            raise ValueError(f'group {min(found)}: kept is not known in version '
+                             f'{self.manifest["version"]}')
+        return {name: word(value['tensor'], f'group {name}: kept') for name, value in
+                found.items()}
+
     def rows(self, groups: dict[str, Group]) -> str:
         """Hold the groups' formats against what the bundle says; return what it says."""
         formats = {group.dtype for group in groups.values()}
@@ -255,8 +268,8 @@ class _Opening:
             group = tables[name] = _group(value, name)
             if group.name != name or len(group.members) != 1 or value['permutation'] is not None:
                 raise ValueError(f'{name}: want a group of this name, of one member, unordered')
-        if EMBEDDING in tables and tables[EMBEDDING].format.packed:
-            raise ValueError(f'{EMBEDDING}: packed rows can not be looked up by this release')
+        if EMBEDDING in tables and (tables[EMBEDDING].format.packed or tables[EMBEDDING].inputs):
+            raise ValueError(f'{EMBEDDING}: packed or pruned rows can not be looked up')
         return tables
 
     def flash(self, groups: list[Group], taken: set[str]) -> list[str]:
@@ -291,7 +304,8 @@ class _Opening:
 
 
 def _group(value, label: str) -> Group:
-    want_keys(value, _GROUP_KEYS, label)
+    pruned = isinstance(value, dict) and 'kept' in value
+    want_keys(value, _GROUP_KEYS | ({'kept'} if pruned else set()), label)
     name = word(value['name'], f'{label}: name')
     label = f'group {name}'
     want_rows(value['dtype'], f'{label}: dtype')
@@ -315,6 +329,10 @@ def _group(value, label: str) -> Group:
         raise ValueError(f'{label}: row_bytes {row_bytes} do not fit {columns} columns')
     if offset % ALIGNMENT:
         raise ValueError(f'{label}: offset {offset} is not a multiple of {ALIGNMENT}')
+    inputs = 0
+    if pruned:
+        want_keys(value['kept'], {'tensor', 'of'}, f'{label}: kept')
+        inputs = whole(value['kept']['of'], f'{label}: kept: of', rows + 1)
     return Group(name, value['file'], word(value['tensor'], f'{label}: tensor'), offset, rows,
                  columns, row_bytes, value['dtype'], tuple(members),
-                 checksum(value['sha256'], label))
+                 checksum(value['sha256'], label), inputs=inputs)

@@ -29,12 +29,18 @@ class Member:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Linear layers that share one input of `rows` channels, stored side by side."""
+    """Linear layers that share one input, stored side by side, a row for each channel kept."""
 
     name: str
     rows: int
     members: tuple[Member, ...]
     dtype: str = ''  # its row format where that is not the other groups'
+    inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
+
+    @property
+    def in_features(self) -> int:
+        """Channels of the input."""
+        return self.inputs or self.rows
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -77,6 +83,14 @@ class Group:
     members: tuple[Member, ...]
     checksum: str  # sha256 of the group's bytes, hexadecimal
     order: RowOrder | None = field(default=None, compare=False)
+    inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
+    # Then which have one: int32 [rows], ascending. An order is one of these.
+    kept: np.ndarray | None = field(default=None, compare=False)
+
+    @property
+    def in_features(self) -> int:
+        """Channels of the input."""
+        return self.inputs or self.rows
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -92,9 +106,13 @@ class Group:
     def permutation(self) -> np.ndarray | None:
         """What to do to the activation at run time: inputs[:, permutation], or None for nothing.
 
-        int32 [rows]; row i on flash holds input channel permutation[i].
+        int32 [rows]; row i on flash holds input channel permutation[i]. Channels without a row
+        are not among them.
         """
-        return self.order.channels if self.order and not self.order.absorbed_by else None
+        order = self.order.channels if self.order and not self.order.absorbed_by else None
+        if self.kept is None:
+            return order
+        return self.kept if order is None else self.kept[order]
 
     @property
     def nbytes(self) -> int:

@@ -26,7 +26,7 @@ from neuron_chunk_ros.storage.layout import (
     RowOrder,
 )
 from neuron_chunk_ros.storage.manifest import FORMAT, dump_manifest, is_plain_name
-from neuron_chunk_ros.storage.orders import describe_order
+from neuron_chunk_ros.storage.orders import describe_order, kept_name
 from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, PackedFormat, RowFormat
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
 
@@ -94,6 +94,7 @@ class BundleWriter:
         self._resident: dict | None = None
         self._files: dict[str, str] = {}
         self._orders = dict(orders or {})
+        self._kept: dict[str, np.ndarray] = {}
         self._calibration: dict | None = None
 
     def __enter__(self) -> BundleWriter:
@@ -119,14 +120,23 @@ class BundleWriter:
             self._descriptors.clear()
             self._folder.__exit__(kind, value, traceback)
 
-    def write_group(self, name: str, rows: np.ndarray | Iterable[np.ndarray]) -> None:
+    def write_group(self, name: str, rows: np.ndarray | Iterable[np.ndarray],
+                    kept: np.ndarray | None = None) -> None:
         """Write a group's rows, in one array or several: [rows, columns], bfloat16 as uint16.
 
-        Packed ones are uint8 [rows, row bytes].
+        Packed ones are uint8 [rows, row bytes]. kept: int32 [rows], ascending: the input's
+        channels that have a row, where the plan has fewer rows than inputs.
         """
         plan = self._plans.get(name)
         if plan is None or name in self._checksums:
             raise BundleError(f'group {name!r} is not planned or already written')
+        if (kept is not None) != bool(plan.inputs) or (kept is not None and (
+                len(kept) != plan.rows or kept[0] < 0 or kept[-1] >= plan.inputs
+                or (np.diff(kept) <= 0).any())):
+            raise BundleError(f'group {name}: {plan.rows} rows of {plan.in_features} inputs, but '
+                              'not which')
+        if kept is not None:
+            self._kept[name] = np.ascontiguousarray(kept, np.int32)
         shard = self._home[name]
         begin, checksum, count = shard.entries[name].begin, hashlib.sha256(), 0
         for array in (rows,) if isinstance(rows, np.ndarray) else rows:
@@ -231,7 +241,8 @@ class BundleWriter:
         rows = formats.pop() if len(formats) == 1 else 'mixed'
         tables = {name: self._describe(self._plans[name]) if name in self._plans else None
                   for name in (EMBEDDING, LM_HEAD)}
-        newer = {'rows': rows, **tables} if rows != self._dtype or any(tables.values()) else {}
+        is_newer = rows != self._dtype or any(tables.values()) or self._kept
+        newer = {'rows': rows, **tables} if is_newer else {}
         manifest = {
             'format': FORMAT, 'family': self._family, 'dtype': self._dtype, **newer,
             'resident': self._resident, 'files': self._files, 'orders': self._write_orders(),
@@ -241,9 +252,10 @@ class BundleWriter:
         write_file(self._folder.folder / BUNDLE_JSON, [dump_manifest(manifest)])
 
     def _write_orders(self) -> dict | None:
-        if not self._orders:
+        if not self._orders and not self._kept:
             return None
-        data = pack({name: order.channels for name, order in self._orders.items()})
+        data = pack({name: order.channels for name, order in self._orders.items()}
+                    | {kept_name(name): channels for name, channels in self._kept.items()})
         write_file(self._folder.folder / ORDERS_FILE, [data])
         return {'file': ORDERS_FILE, 'bytes': len(data),
                 'sha256': hashlib.sha256(data).hexdigest()}
@@ -257,5 +269,7 @@ class BundleWriter:
             'dtype': self._format(plan).name,
             'members': [{'name': m.name, 'columns': m.columns} for m in plan.members],
             'scale': None, 'permutation': order and describe_order(plan.name, order),
+            **({'kept': {'tensor': kept_name(plan.name), 'of': plan.inputs}}
+               if plan.inputs else {}),
             'sha256': self._checksums[plan.name],
         }

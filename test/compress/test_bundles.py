@@ -151,7 +151,7 @@ def test_rules_that_contradict_each_other(tiny_models, tmp_path):
 def test_what_can_not_be_compressed(tiny_models, tmp_path):
     recipe, model = recipes.load('int8'), tiny_models['tiny-qwen2-vl']
     bundle, _ = compress(model, tmp_path / 'b', recipe, samples())
-    with pytest.raises(BundleError, match='plain rows'):
+    with pytest.raises(BundleError, match='its rows, plain'):
         compress(bundle.path, tmp_path / 'c', recipe, samples())
     with pytest.raises(BundleError, match='exists'):
         compress(model, tmp_path / 'b', recipe, samples())
@@ -225,3 +225,73 @@ def test_what_fits_no_grid_is_refused(tiny_models, own, method, words):
     assert done.returncode == 1 and not (folder / 'out').exists()
     line, = done.stderr.strip().splitlines()
     assert re.search(f'error: quantiser mine: .*{words}', line), line
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_pruned_rows_are_never_read(tiny_models, tmp_path, family):
+    """A bundle without them answers as one that has them as zeros; in any order and layout."""
+    model = tiny_models[family]
+    layers = [{'match': '*self_attn*'}, {'match': 'model.*', 'pruner': {
+        'name': 'rows', 'share': 0.3}}]
+    pruned, report = compress(model, tmp_path / 'pruned', parse(layers), samples())
+    plain = convert(model, tmp_path / 'plain')
+    told = {group.name: group for group in report.groups}
+    saved = 0
+    for name, group in pruned.groups.items():
+        if name.endswith(('gate_up', 'down')):
+            assert group.in_features == plain.groups[name].rows == group.rows + round(
+                0.3 * group.in_features)
+            assert told[name].rows_pruned == group.in_features - group.rows > 0
+            np.testing.assert_array_equal(stored(pruned, group),
+                                          stored(plain, plain.groups[name])[group.kept])
+            saved += plain.groups[name].nbytes - group.nbytes
+        else:
+            assert group.kept is None and told[name].rows_pruned == 0
+    assert plain.flash_bytes - pruned.flash_bytes == saved > 0 and pruned.order == 'original'
+
+    reference = AutoModelForImageTextToText.from_pretrained(model).eval()
+    for group in pruned.groups.values():
+        gone = np.setdiff1d(np.arange(group.in_features), group.permutation) \
+            if group.kept is not None else []
+        for member in group.members:
+            reference.get_submodule(member.name).weight.data[:, gone] = 0
+    calibrate(pruned.path, samples(2))
+    other = rewrite(pruned.path, tmp_path / 'other', 'hot-cold', 'separate')
+    back = rewrite(other.path, tmp_path / 'back', 'original', 'bundled')
+    assert not verify(other) and other.order == 'hot-cold'
+    for name, group in pruned.groups.items():
+        np.testing.assert_array_equal(stored(back, back.groups[name]), stored(pruned, group))
+        if group.kept is not None:
+            np.testing.assert_array_equal(back.groups[name].kept, group.kept)
+    question = samples(1)[0]
+    for path in (pruned.path, other.path):
+        with Session.open(path, drafts=False) as session:
+            seen = []
+            session._model.lm_head.register_forward_hook(
+                lambda module, args, out, seen=seen: seen.append(out[-1].clone()))
+            answer = session.ask(*question, max_new_tokens=3)
+            with torch.inference_mode():
+                want = reference.generate(
+                    **session.prepare(*question), max_new_tokens=3, do_sample=False,
+                    output_logits=True, return_dict_in_generate=True).logits
+            for got, logits in zip(seen, want, strict=False):
+                torch.testing.assert_close(got, logits[0], rtol=1e-4, atol=1e-4)
+            assert answer.steps[-1].bytes_used <= pruned.decoder_bytes + 1024
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'of': 3}, 'kept: of'), ({'tensor': 'gone'}, 'no tensor gone'), ({'tensor': '../x'}, 'kept'),
+    (None, 'kept')])
+def test_kept_channels_that_are_none(tiny_models, tmp_path, change, words):
+    layers = [{'match': '*.mlp.*', 'pruner': {'name': 'rows', 'share': 0.3}}]
+    pruned, _ = compress(tiny_models['tiny-qwen2-vl'], tmp_path / 'p', parse(layers), samples(1))
+    path = pruned.path / 'bundle.json'
+    manifest = json.loads(path.read_text())
+    group = next(group for group in manifest['groups'] if 'kept' in group)
+    if change is None:
+        group['kept'] = None
+    else:
+        group['kept'].update(change)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(pruned.path)
