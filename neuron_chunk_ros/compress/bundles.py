@@ -149,8 +149,11 @@ def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
     rules = {member.name: recipe.rule(member.name) for member in plan.members}
     if plan.name not in bundle.multiplied:
         return plan
-    formats = {rule.weights.grid.format.name if rule and rule.weights else plan.dtype
-               for rule in rules.values()}
+    try:
+        formats = {rule.weights.grid.format.name if rule and rule.weights else plan.dtype
+                   for rule in rules.values()}
+    except ValueError as error:
+        raise RecipeError(f'{recipe.name}: {plan.name}: {error}') from error
     pruners = {id(rule.pruner) if rule and rule.pruner and rule.pruner.whole else None
                for rule in rules.values()}
     if len(formats) > 1 or len(pruners) > 1:

@@ -20,8 +20,9 @@ class Grid:
     """Integers of `bits` bits, times a scale.
 
     :param bits: 2 to 8.
-    :param shared: which weights share a scale: 'tensor', 'row' (of an input channel), or so many
-        neighbouring outputs of an input channel (32, 64 or 128; above 4 bits also 256).
+    :param shared: which weights share a scale: 'tensor', 'row' (of an input channel), so many
+        neighbouring outputs of an input channel (32, 64 or 128; above 4 bits also 256), or
+        'column' (of an output), which no rows on flash can have, but integers that add up must.
     """
 
     bits: int
@@ -30,8 +31,8 @@ class Grid:
     def __post_init__(self):
         if not 2 <= self.bits <= 8:
             raise ValueError(f'bits {self.bits}: want 2 to 8')
-        if self.shared not in ('tensor', 'row', *self._formats()):
-            raise ValueError(f"group {self.shared!r}: want 'tensor', 'row' or one of "
+        if self.shared not in ('tensor', 'row', 'column', *self._formats()):
+            raise ValueError(f"group {self.shared!r}: want 'tensor', 'row', 'column' or one of "
                              f'{", ".join(map(str, self._formats()))}')
 
     @property
@@ -46,9 +47,17 @@ class Grid:
 
     @property
     def format(self) -> PackedFormat:
-        """The row format that holds it."""
+        """The row format that holds it. Raises ValueError where there is none."""
+        if self.shared == 'column':
+            raise ValueError("rows on flash have scales of their own: group 'column' is for "
+                             'fixed_point alone')
         formats = self._formats()
         return formats[self.shared if isinstance(self.shared, int) else max(formats)]
+
+    @property
+    def width(self) -> int:
+        """How many neighbouring outputs each of a row's scales serves."""
+        return 1 if self.shared == 'column' else self.format.group
 
     def _formats(self) -> dict[int, PackedFormat]:
         """Return the row formats of enough bits by their groups."""
@@ -62,6 +71,8 @@ class Grid:
             return values.reshape(1, -1)
         if self.shared == 'row':
             return values
+        if self.shared == 'column':
+            return np.ascontiguousarray(values.T)
         rows, columns = values.shape
         behind = -columns % self.shared
         if behind:
@@ -73,13 +84,14 @@ class Grid:
 
         Rounded to bfloat16 away from zero, so that nothing is clipped for it.
         """
-        group = self.format.group
-        groups = -(-columns // group)
+        groups = -(-columns // self.width)
         scales = to_bfloat16(scales)
         if self.shared == 'tensor':
             return np.full((rows, groups), scales[0], np.float32)
         if self.shared == 'row':
             return np.repeat(scales[:, None], groups, axis=1)
+        if self.shared == 'column':
+            return np.repeat(scales[None], rows, axis=0)
         return scales.reshape(rows, groups)
 
     def round(self, values: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -94,7 +106,7 @@ class Grid:
 
     def each(self, scales: np.ndarray, columns: int) -> np.ndarray:
         """Return every weight's scale, [rows, outputs]."""
-        return np.repeat(scales, self.format.group, axis=1)[:, :columns]
+        return np.repeat(scales, self.width, axis=1)[:, :columns]
 
     def values(self, integers: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Return what integers stand for, float32 [rows, outputs]."""

@@ -123,8 +123,8 @@ class Feedback(Quantiser):
                 if own:
                     made, scale = grid.nearest(row, _SHRINKS)
                 else:
-                    scale = (self.scales(row, grid) if grid.shared != 'tensor'
-                             else scales[channel:channel + 1])
+                    scale = (scales[channel:channel + 1] if grid.shared in ('tensor', 'column')
+                             else self.scales(row, grid))
                     made = grid.round(row, scale)
                 integers[channel], found[channel] = made[0], scale[0]
                 errors[at - begin] = (left[at] - grid.values(made, scale)[0]) / spread[at, at]
@@ -191,6 +191,8 @@ class LearnedScale(_Learning):
         start = torch.from_numpy(first)
         if grid.shared == 'tensor':
             factor = torch.zeros(1, 1, requires_grad=True)
+        elif grid.shared == 'column':
+            factor = torch.zeros(1, first.shape[1], requires_grad=True)
         elif grid.shared == 'row':
             factor = torch.zeros(len(first), 1, requires_grad=True)
         else:
@@ -199,7 +201,7 @@ class LearnedScale(_Learning):
         best, kept = np.inf, first
         for _ in range(self.steps + 1):
             scales = start * factor.exp()
-            each = scales.repeat_interleave(grid.format.group, dim=1)[:, :weight.shape[1]]
+            each = scales.repeat_interleave(grid.width, dim=1)[:, :weight.shape[1]]
             each = torch.where(each == 0, torch.ones_like(each), each)
             position = weight / each
             inside = position.clamp(grid.least, grid.largest)
@@ -247,7 +249,7 @@ class LearnedRounding(_Learning):
         up = choice.detach() >= 0
         learnt = (below + up).clamp(grid.least, grid.largest)
         learnt = torch.where(torch.from_numpy(scales != 0).repeat_interleave(
-            grid.format.group, dim=1)[:, :weight.shape[1]], learnt, torch.zeros_like(learnt))
+            grid.width, dim=1)[:, :weight.shape[1]], learnt, torch.zeros_like(learnt))
         tries = [learnt, torch.from_numpy(nearest).float()]
         errors = [self.error(made * each - weight, moments).item() for made in tries]
         return tries[int(np.argmin(errors))].numpy().astype(np.int8), scales

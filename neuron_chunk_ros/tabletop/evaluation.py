@@ -18,24 +18,25 @@ CAMERA = (640, 480)
 
 
 @torch.inference_mode()
-def exact_match(folder: Path, per_type: int = 300, seed: int = 1_000_003, blank: bool = False,
+def exact_match(model: Path | torch.nn.Module, per_type: int = 300, seed: int = 1_000_003, blank: bool = False,
                 report: Callable[[str], None] = lambda _: None) -> dict[str, float]:
     """Ask `per_type` questions of each type about scenes drawn as a 640 x 480 camera sees them.
 
     Answers are scored with the right words fed back in: the greedy answer equals the right one
     exactly if each of its words, and its end, is the likeliest at its place.
 
+    :param model: a folder, or a model that is loaded.
     :param blank: show a grey image instead of the scene: how far guessing gets.
     :param report: called with each type's name as it begins.
     :return: fraction right by type.
-    :raises ModelError: where `folder` holds no model.
+    :raises ModelError: where the folder holds no model.
     """
-    if not (folder / 'config.json').is_file():
-        raise ModelError(f'{folder}: no model there (config.json is missing); give the folder '
-                         'that training wrote, RUN_DIR/model')
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder, attn_implementation='eager', local_files_only=True)
-    model.eval()
+    if not isinstance(model, torch.nn.Module):
+        if not (model / 'config.json').is_file():
+            raise ModelError(f'{model}: no model there (config.json is missing); give the folder '
+                             'that training wrote, RUN_DIR/model')
+        model = AutoModelForImageTextToText.from_pretrained(
+            model, attn_implementation='eager', local_files_only=True).eval()
     maker = BatchMaker(CAMERA)
     scores = {}
     for number, kind in enumerate((*SINGLE_VIEW, *MULTI_VIEW)):
