@@ -34,8 +34,10 @@ def register(subparsers) -> None:
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
     inspect.add_argument('--json', action='store_true', help='everything, for programs')
 
-    verify = _add(subparsers, 'verify', _verify, 'compare a bundle with its checksums')
-    verify.add_argument('bundle', metavar='BUNDLE_DIR')
+    verify = _add(subparsers, 'verify', _verify, 'compare a bundle with its checksums, or '
+                  'compute golden vectors again')
+    verify.add_argument('bundle', metavar='FOLDER',
+                        help='a bundle, or what compress made with fixed_point')
 
     synthesize = _add(subparsers, 'synthesize', _synthesize,
                       'write a random model of a real architecture and size')
@@ -137,6 +139,11 @@ def _alike(groups) -> dict:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from neuron_chunk_ros.compress.export import operations
+    if (Path(args.bundle) / operations.MANIFEST).exists():
+        return _verify_integers(Path(args.bundle))
     from neuron_chunk_ros.storage.bundle import Bundle
     from neuron_chunk_ros.storage.verify import verify
     bundle = Bundle.open(args.bundle)
@@ -148,6 +155,18 @@ def _verify(args: argparse.Namespace) -> int:
         return 1
     print(f'{bundle.path}: {len(bundle.stored)} groups, resident tensors and '
           f'{len(bundle.files)} files are intact')
+    return 0
+
+
+def _verify_integers(folder) -> int:
+    from neuron_chunk_ros.compress.export.check import check
+    from neuron_chunk_ros.compress.export.operations import load
+    problems = check(folder)
+    for problem in problems:
+        print(f'neuron-chunk: wrong: {problem}', file=sys.stderr)
+    if problems:
+        return 1
+    print(f'{folder}: {len(load(folder)[0])} integer operations give their golden vectors')
     return 0
 
 

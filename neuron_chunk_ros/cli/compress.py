@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from neuron_chunk_ros.cli import samples
@@ -37,21 +39,38 @@ def _compress(args: argparse.Namespace) -> int:
         recipe = recipes.load(args.recipe)
         given = dataclasses.replace(given, most=recipe.samples, seed=(
             recipe.seed if given.seed is None else given.seed))
-        return _bundle(args, recipe, given)
+        return (_bundle if recipe.fixed_point is None else _integers)(args, recipe, given)
 
 
-def _bundle(args: argparse.Namespace, recipe, given: samples.Given) -> int:
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[float], None]]:
     from tqdm import tqdm
-
-    from neuron_chunk_ros.compress.bundles import compress
     with tqdm(desc='compress', total=1.0, disable=None, leave=False,
               bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}') as bar:
-        bundle, report = compress(args.source, args.target, recipe, given.drawn(),
-                                  device=args.device,
-                                  progress=lambda share: bar.update(share - bar.n))
+        yield lambda share: bar.update(share - bar.n)
+
+
+def _tell(args: argparse.Namespace, report) -> None:
     if args.report is not None:
         args.report.write_text(json.dumps(report.record(), indent=1) + '\n')
     print(report.text())
+
+
+def _integers(args: argparse.Namespace, recipe, given: samples.Given) -> int:
+    from neuron_chunk_ros.compress.integers import compress
+    with _bar() as progress:
+        _, report = compress(args.source, args.target, recipe, given.drawn(), progress)
+    _tell(args, report)
+    print(f'{args.target}: integers, golden vectors{"".join(f", {e}" for e in recipe.exports)}')
+    return 0
+
+
+def _bundle(args: argparse.Namespace, recipe, given: samples.Given) -> int:
+    from neuron_chunk_ros.compress.bundles import compress
+    with _bar() as progress:
+        bundle, report = compress(args.source, args.target, recipe, given.drawn(),
+                                  device=args.device, progress=progress)
+    _tell(args, report)
     print(f'{bundle.path}: {bundle.flash_bytes / 1e6:.1f} MB for flash, '
           f'{bundle.resident_bytes / 1e6:.1f} MB resident, rows of {bundle.rows}')
     return 0

@@ -15,7 +15,7 @@ from neuron_chunk_ros.compress.algorithms import PRUNERS, QUANTISERS, Pruner, Qu
 from neuron_chunk_ros.compress.grids import Grid
 from neuron_chunk_ros.errors import RecipeError
 
-EXPORTS = ('safetensors', 'mem', 'header', 'onnx', 'qonnx', 'verilog')
+EXPORTS = ('mem', 'header', 'onnx', 'qonnx', 'verilog')
 _MAX_BYTES = 1 << 20
 _SHIPPED = resources.files('neuron_chunk_ros.compress') / 'recipes'
 

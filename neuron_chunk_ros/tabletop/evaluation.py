@@ -18,7 +18,8 @@ CAMERA = (640, 480)
 
 
 @torch.inference_mode()
-def exact_match(model: Path | torch.nn.Module, per_type: int = 300, seed: int = 1_000_003, blank: bool = False,
+def exact_match(model: Path | torch.nn.Module, per_type: int = 300, seed: int = 1_000_003,
+                blank: bool = False,
                 report: Callable[[str], None] = lambda _: None) -> dict[str, float]:
     """Ask `per_type` questions of each type about scenes drawn as a 640 x 480 camera sees them.
 

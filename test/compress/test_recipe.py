@@ -58,7 +58,7 @@ def test_everything_is_read():
     ('samples: 5', 'simples: 5', '10: simples: is not known'),
     ('word: 24', 'word: 33', '12: word: '),
     ('fraction: 18', 'fraction: 24', '12: fraction: '),
-    ('[mem, header]', '[mem, heder]', "13: exports: 'heder' is not one of safetensors"),
+    ('[mem, header]', '[mem, heder]', "13: exports: 'heder' is not one of mem"),
     ('[mem, header]', 'mem', '13: exports: want a list'),
     ('memory_bits: 64', 'memory_bits: 60', '14: memory_bits: 60 is no multiple'),
     ('memory_bits: 64', 'memory_bits: 64\nname: x', "15: recipe: key 'name'"),

@@ -73,7 +73,7 @@ class DualAttention:
         # To units of e's exponent.
         unit = self.query.scale * self.key.scale * scaling
         by = multiplier(unit * 2.0 ** EXP_BITS, fixed, f'{self.name}: scores')
-        weights = softmax(by(scores.detach().to(torch.int64)), visible)
+        weights, first = softmax(by(scores.detach().to(torch.int64)), visible), by
         if paths.training:  # the tables' numbers, the function's gradient
             hidden = scores * unit
             if visible is not None:
@@ -84,10 +84,16 @@ class DualAttention:
         by = multiplier(2.0 ** -PROBABILITY_BITS * self.value.scale / self.output.scale, fixed,
                         f'{self.name}: output')
         out = paths.rescale(sums, by, self.output.bits)
-        if paths.record is not None and not paths.training:
-            paths.record(self.name, 'attention', {
-                'query': query, 'key': key, 'value': value, 'scores': scores,
-                'weights': weights, 'output': out})
+        everywhere = torch.ones(scores.shape[-2:], dtype=torch.bool)
+        paths.tell(self.name, 'attention', {
+            'query': query, 'key': key, 'value': value, 'scores': scores, 'weights': weights,
+            'visible': everywhere if visible is None else visible,
+            'score_multiplier': first.by, 'multiplier': by.by, 'output': out}, {
+            **{f'{what}_scale': one.scale for what, one in self.ranges().items()},
+            'input_bits': self.query.bits, 'bits': self.output.bits,
+            'score_shift': first.shift, 'shift': by.shift, 'exponent_bits': EXP_BITS,
+            'fine_bits': _FINE, 'reach': _REACH, 'table_bits': _TABLE_VALUE_BITS,
+            'probability_bits': PROBABILITY_BITS})
         return paths.codes(out, self.output.scale)
 
 

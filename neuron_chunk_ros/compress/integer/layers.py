@@ -67,7 +67,12 @@ class Range:
             if value.scale == self.scale:
                 return saturate(value.plain, self.bits)
             by = multiplier(value.scale / self.scale, paths.fixed, what)
-            return paths.rescale(value.plain, by, self.bits)
+            found = paths.rescale(value.plain, by, self.bits)
+            paths.tell(what.replace(': ', '.'), 'rescale',
+                       {'input': value.plain, 'multiplier': by.by, 'output': found},
+                       {'shift': by.shift, 'bits': self.bits, 'input_scale': value.scale,
+                        'scale': self.scale})
+            return found
         if paths.training:
             return saturate(round_half_up(value.to(paths.dtype) / self.scale), self.bits)
         return saturate((value.double() / self.scale + 0.5).floor().to(torch.int64), self.bits)
@@ -84,11 +89,6 @@ class Dual(torch.nn.Module):
         """Take the path that is taken now."""
         return getattr(self, f'on_{self.paths.now}')(value)
 
-    def record(self, what: str, **tensors: torch.Tensor) -> None:
-        """Tell of an integer operation, where anybody listens."""
-        if self.paths.record is not None:
-            self.paths.record(self.name, what, tensors)
-
     def on_float(self, value: torch.Tensor) -> torch.Tensor:
         """Return what the module did before it was converted."""
         raise NotImplementedError
@@ -100,6 +100,8 @@ class Dual(torch.nn.Module):
 
 class DualProduct(Dual):
     """A linear layer or a convolution: integer weights, a scale for each output."""
+
+    kind = 'product'
 
     def __init__(self, name: str, module: torch.nn.Module, rule: Rule, paths: Paths):
         super().__init__(name, paths)
@@ -213,9 +215,18 @@ class DualProduct(Dual):
         sums = self.apply_to(codes.double(), weight.double(), None).to(torch.int64)
         if bias is not None:
             sums = sums + bias.view(self._by_output())
-        out = self._out(sums)
-        self.record('product', input=codes, sums=sums, output=out.plain)
+        out, by = self._out(sums), self.requantise()
+        tensors = {'weight': weight, 'multiplier': by.by, 'input': codes, 'sums': sums,
+                   'output': out.plain}
+        self.paths.tell(self.name, self.kind, tensors | ({} if bias is None else {'bias': bias}),
+                        {**self.numbers(), 'shift': by.shift})
         return out
+
+    def numbers(self) -> dict:
+        """Return what else there is to know of the operation."""
+        return {'input_bits': self.input.bits, 'input_scale': self.input.scale,
+                'weight_bits': self.rule.weights.grid.bits, 'bits': self.output.bits,
+                'scale': self.output.scale, 'accumulator_bits': self.check()}
 
     def _out(self, sums: torch.Tensor) -> Codes:
         by = self.requantise().view(*self._by_output())
@@ -229,11 +240,24 @@ class DualProduct(Dual):
 class DualConvolution(DualProduct):
     """A convolution, such as a vision tower's patch embedding."""
 
+    kind = 'convolution'
+
+    def numbers(self) -> dict:
+        """See DualProduct."""
+        module = self.module
+        # torch has the last dimension first.
+        around = module._reversed_padding_repeated_twice
+        pairs = [list(around[at:at + 2]) for at in range(0, len(around), 2)][::-1]
+        return {**super().numbers(), 'stride': list(module.stride), 'padding': pairs,
+                'dilation': list(module.dilation), 'groups': module.groups}
+
     def apply_to(self, value: torch.Tensor, weight: torch.Tensor,
                  bias: torch.Tensor | None) -> torch.Tensor:
         """See DualProduct."""
-        module = self.module
-        return torch.nn.functional.conv2d(value, weight, bias, module.stride, module.padding,
+        module, by_dimension = self.module, {
+            3: torch.nn.functional.conv1d, 4: torch.nn.functional.conv2d,
+            5: torch.nn.functional.conv3d}
+        return by_dimension[weight.dim()](value, weight, bias, module.stride, module.padding,
                                           module.dilation, module.groups)
 
 
@@ -245,6 +269,7 @@ class DualNorm(Dual):
         self.module = module
         self.centred = isinstance(module, torch.nn.LayerNorm)
         self.eps = module.eps if self.centred else module.variance_epsilon
+        self.input = Range(WIDE, rule.activations.quantiser)  # where it comes as a real number
         self.output = Range(rule.activations.bits, rule.activations.quantiser)
         self.largest = 0.0  # of the inputs
 
@@ -256,12 +281,19 @@ class DualNorm(Dual):
         """See Dual."""
         out = self.module(value)
         self.largest = max(self.largest, float(value.abs().max()))
+        self.input.observe(value)
         self.output.observe(out)
         return out
 
     def settle(self) -> None:
         """See Dual."""
+        self.input.settle(f'{self.name}: input')
         self.output.settle(f'{self.name}: output')
+
+    def _codes(self, value: torch.Tensor) -> Codes:
+        if isinstance(value, Codes):
+            return value
+        return self.paths.codes(self.input.codes(value, self.paths, self.name), self.input.scale)
 
     def _constants(self, scale: float, width: int) -> tuple[int, int, torch.Tensor, int]:
         """Return how far to shift, what the root gets for eps, multipliers and their fraction."""
@@ -270,8 +302,13 @@ class DualNorm(Dual):
         unit = scale * (1 << shift) / width   # of a centred code
         floor = max(1, round(self.eps / unit ** 2 * width))
         gain = self.module.weight.double() * (width ** 0.5 * 16 / self.output.scale)
-        fraction = max(8, min(self.paths.fixed.fraction, 62 - _NORM_BITS - 1
-                              - int(gain.detach().abs().max()).bit_length()))
+        fixed = self.paths.fixed
+        fraction = min(fixed.fraction,
+                       fixed.word - 1 - int(gain.detach().abs().max()).bit_length())
+        if fraction < 8:
+            raise RecipeError(f'{self.name}: gains up to {float(gain.detach().abs().max()):.4g} '
+                              f'leave {fraction} bits behind the point in a word of {fixed.word}, '
+                              'and need 8: raise the word')
         return shift, floor, gain * 2.0 ** fraction, fraction
 
     def _shift(self, scaled: torch.Tensor) -> torch.Tensor:
@@ -285,6 +322,7 @@ class DualNorm(Dual):
 
     def on_train(self, value: Codes) -> Codes:
         """See Dual."""
+        value = self._codes(value)
         codes, width = value.plain.double(), value.shape[-1]
         shift, floor, gain, fraction = self._constants(value.scale, width)
         whole = codes * width - (codes.sum(-1, keepdim=True) if self.centred else 0)
@@ -296,16 +334,25 @@ class DualNorm(Dual):
 
     def on_integer(self, value: Codes) -> Codes:
         """See Dual."""
+        value = self._codes(value)
         codes, width = value.plain, value.shape[-1]
         shift, floor, gain, fraction = self._constants(value.scale, width)
         whole = codes * width - (codes.sum(-1, keepdim=True) if self.centred else 0)
         centred = saturate((whole + (1 << shift >> 1)) >> shift, _NORM_BITS + 1)
         # Eight more bits make four more of the root.
         root = whole_sqrt(((centred * centred).sum(-1, keepdim=True) + floor) << 8)
-        product = (centred * (gain.detach() + 0.5).floor().to(torch.int64)) >> (fraction - 8)
+        by = (gain.detach() + 0.5).floor().to(torch.int64)
+        product = (centred * by) >> (fraction - 8)
         # Rounded half up.
         out = self._shift(torch.div(product + (root << 7), root << 8, rounding_mode='floor'))
-        self.record('norm', input=codes, output=out)
+        bias = getattr(self.module, 'bias', None)
+        tensors = {'input': codes, 'multiplier': by, 'output': out}
+        if bias is not None:
+            tensors['bias'] = (bias.detach().double() / self.output.scale + 0.5).floor()
+        self.paths.tell(self.name, 'norm', tensors, {
+            'centred': self.centred, 'input_shift': shift, 'floor': floor, 'shift': fraction,
+            'centred_bits': _NORM_BITS + 1, 'bits': self.output.bits, 'input_scale': value.scale,
+            'scale': self.output.scale})
         return self.paths.codes(out, self.output.scale)
 
 
@@ -358,8 +405,11 @@ class DualActivation(Dual):
     def on_integer(self, value: Codes) -> Codes:
         """See Dual."""
         codes = self.input.codes(value, self.paths, f'{self.name}: input')
-        out = self.table()[codes + (1 << (TABLE_BITS - 1))]
-        self.record('table', input=codes, output=out)
+        table = self.table()
+        out = table[codes + (1 << (TABLE_BITS - 1))]
+        self.paths.tell(self.name, 'table', {'table': table, 'input': codes, 'output': out}, {
+            'input_bits': TABLE_BITS, 'input_scale': self.input.scale, 'bits': self.output.bits,
+            'scale': self.output.scale})
         return self.paths.codes(out, self.output.scale)
 
 
@@ -398,8 +448,12 @@ class DualEmbedding(Dual):
 
     def on_integer(self, value: torch.Tensor) -> Codes:
         """See Dual."""
-        return self.paths.codes(torch.nn.functional.embedding(value, self.integer_weight()),
-                                self.scale)
+        weight = self.integer_weight()
+        found = torch.nn.functional.embedding(value, weight)
+        self.paths.tell(self.name, 'embedding', {'weight': weight, 'input': value,
+                                                 'output': found},
+                        {'bits': WIDE, 'scale': self.scale})
+        return self.paths.codes(found, self.scale)
 
 
 class DualRotary(Dual):
@@ -415,10 +469,13 @@ class DualRotary(Dual):
         """Return (cosines, sines) as the module does, on the path that is taken now."""
         if self.paths.now in ('float', 'observe'):
             return self.module(value, *args, **kwargs)
-        plain = torch.zeros(1, dtype=torch.float64, device=value.device)
+        if isinstance(value, Codes):
+            value = torch.zeros(1, dtype=torch.float64, device=value.device)
+        found = self.module(value, *args, **kwargs)
+        if not isinstance(found, tuple):  # angles, whose cosines the model takes by itself
+            return found
         unit = 2.0 ** -self.BITS
-        return tuple(self.paths.codes((one / unit + 0.5).floor(), unit)
-                     for one in self.module(plain, *args, **kwargs))
+        return tuple(self.paths.codes((one.double() / unit + 0.5).floor(), unit) for one in found)
 
     def settle(self) -> None:
         """See Dual."""

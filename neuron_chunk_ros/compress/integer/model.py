@@ -107,7 +107,7 @@ def _made(name: str, module: torch.nn.Module, recipe: Recipe, paths: Paths):
     """Return what takes a module's place, by its type and shape; None where nothing does."""
     if isinstance(module, torch.nn.Embedding):
         return DualEmbedding(name, module, paths)
-    if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+    if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
         kind = DualProduct if isinstance(module, torch.nn.Linear) else DualConvolution
         return kind(name, module, _rule(name, recipe), paths)
     if isinstance(module, torch.nn.LayerNorm) or hasattr(module, 'variance_epsilon'):
@@ -248,6 +248,9 @@ class _Followed(torch.Tensor):
                 return function(*args, **kwargs)
             if name in ('__getitem__', 'to', 'view', 'reshape', 'contiguous'):
                 found = function(args[0].as_subclass(torch.Tensor), *args[1:], **kwargs)
+                if found.shape[-1] != args[0].shape[-1]:  # channels of several tokens as one's
+                    first.spoilt.add(first.origin)
+                    return found
                 return _Followed.of(found, first.origin, first.users, first.spoilt)
             first.spoilt.add(first.origin)
             plain = [one.as_subclass(torch.Tensor) if isinstance(one, _Followed) else one

@@ -51,8 +51,10 @@ class Paths:
     now: str = 'float'  # 'float', 'observe', 'train' or 'integer'
     dtype: torch.dtype = torch.float32  # of the training path; in float64 it is exact
     in_float: Counter = field(default_factory=Counter)  # what was done in float, by name
-    # Where given, told of each integer operation: (module path, what, {name: int64 tensor}).
-    record: Callable | None = None
+    # Where given, told of each operation on the integer path: (its name, its kind,
+    # {name: int64 tensor}, {name: number}).
+    record: Callable[[str, str, dict, dict], None] | None = None
+    _unnamed: Counter = field(default_factory=Counter)
 
     @property
     def training(self) -> bool:
@@ -64,6 +66,20 @@ class Paths:
         made = codes.to(self.dtype if self.training else torch.float64).as_subclass(Codes)
         made.scale, made.paths = float(scale), self
         return made
+
+    def tell(self, name: str, kind: str, tensors: dict, numbers: dict) -> None:
+        """Report an operation, where anybody listens; one between modules gets a number."""
+        if self.record is None or self.training:
+            return
+        if not name:
+            name = f'{kind}.{self._unnamed[kind]}'
+            self._unnamed[kind] += 1
+        self.record(name, kind, tensors, numbers)
+
+    def recording(self, record: Callable | None) -> None:
+        """Listen from now on; None: no more."""
+        self.record = record
+        self._unnamed.clear()
 
     def rescale(self, codes: torch.Tensor, by: Multiplier, bits: int = 0) -> torch.Tensor:
         """Return plain codes on another grid, clamped to so many bits where any are given."""
@@ -117,12 +133,17 @@ def _apply(function, args: tuple, kwargs: dict):
     if function in _ADDS:
         scale = max(one.scale for one in args[:2] if isinstance(one, Codes))
         left, right = (_at(one, scale, first).as_subclass(_T) for one in args[:2])
+        first.paths.tell('', 'add', {'left': left, 'right': right, 'output': left + right},
+                         {'scale': scale})
         return _wrapped(left + right, first, scale)
     if function in _PRODUCTS and all(isinstance(one, torch.Tensor) for one in args[:2]):
         left, right = (one if isinstance(one, Codes) else _constant(one, first)
                        for one in args[:2])
-        return _wrapped(left.as_subclass(_T) * right.as_subclass(_T), first,
-                        left.scale * right.scale)
+        found = left.as_subclass(_T) * right.as_subclass(_T)
+        first.paths.tell('', 'multiply', {
+            'left': left.as_subclass(_T), 'right': right.as_subclass(_T), 'output': found},
+            {'left_scale': left.scale, 'right_scale': right.scale})
+        return _wrapped(found, first, left.scale * right.scale)
     if function is torch.nn.functional.interpolate and _halves(args, kwargs):
         pooled = torch.nn.functional.avg_pool2d(args[0].as_subclass(_T), 2, divisor_override=1)
         return _wrapped(pooled, first, first.scale / 4)
@@ -171,7 +192,10 @@ def _at(value: torch.Tensor, scale: float, like: Codes) -> Codes:
     if value.scale == scale:
         return value
     by = multiplier(value.scale / scale, like.paths.fixed, 'addition')
-    return like.paths.codes(like.paths.rescale(value.plain, by), scale)
+    found = like.paths.rescale(value.plain, by)
+    like.paths.tell('', 'rescale', {'input': value.plain, 'multiplier': by.by, 'output': found},
+                    {'shift': by.shift, 'bits': 0, 'input_scale': value.scale, 'scale': scale})
+    return like.paths.codes(found, scale)
 
 
 def _constant(value: torch.Tensor, like: Codes) -> Codes:
