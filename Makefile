@@ -22,12 +22,15 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow tools venv build lint format clean help
+.PHONY: demo test test-slow icarus tools venv build lint format clean help
 
 demo: build  ## Ask the shipped model 24 questions over ROS 2, its weights read from flash
 	@$(BIN)/neuron_chunk_demo $(ARGS)
 
-test: lint  ## Lint, then the tests of minutes; ARGS goes to pytest: make test ARGS='-k reader'
+icarus:
+	@tools/install_packages.sh iverilog 'command -v iverilog' 'tests of Verilog are skipped'
+
+test: lint icarus  ## Lint, then the tests of minutes; ARGS goes to pytest: make test ARGS='-k reader'
 	@$(BIN)/pytest -m 'not slow' -n auto --maxprocesses=4 --dist=loadfile --durations=10 $(ARGS)
 
 test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
@@ -49,7 +52,8 @@ build: $(VENV)/.built  ## Build the native module and the ROS interfaces into .v
 
 # `on`: without its interfaces the node can't run, so leaving them out is an error here.
 $(VENV)/.built: $(BUILD_SOURCES) $(VENV)/.requirements | tools
-	@tools/install_liburing.sh
+	@tools/install_packages.sh liburing-dev 'echo "#include <liburing.h>" | g++ -E -x c++ -' \
+	    'reads go without io_uring (slower on fast storage; then make clean build)'
 	@echo 'make: building the native module and the ROS interfaces'
 	@NEURON_CHUNK_INTERFACES=on $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --no-build-isolation --no-deps --editable .

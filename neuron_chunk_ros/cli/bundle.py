@@ -140,9 +140,7 @@ def _alike(groups) -> dict:
 
 def _verify(args: argparse.Namespace) -> int:
     from pathlib import Path
-
-    from neuron_chunk_ros.compress.export import operations
-    if (Path(args.bundle) / operations.MANIFEST).exists():
+    if (Path(args.bundle) / 'manifest.json').exists():
         return _verify_integers(Path(args.bundle))
     from neuron_chunk_ros.storage.bundle import Bundle
     from neuron_chunk_ros.storage.verify import verify

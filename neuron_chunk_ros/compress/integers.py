@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
+from transformers.utils import logging
 
 from neuron_chunk_ros.compress.export import operations as operations_
 from neuron_chunk_ros.compress.export.graphs import write_graphs
@@ -71,6 +72,7 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     source, target, tell = Path(source), Path(target), progress or (lambda share: None)
     check_target(target, ModelError)
     checkpoint = Checkpoint(source)
+    logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         source, local_files_only=True, attn_implementation='eager').float().eval()
     inputs = _inputs(model, checkpoint.family.name, source, samples)

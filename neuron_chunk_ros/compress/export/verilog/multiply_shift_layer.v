@@ -9,6 +9,8 @@
 // are loaded from memory images: a word of weights holds LANES, the first in its lowest bits, and
 // each output's weights begin a word.
 
+`timescale 1ns / 1ps
+
 module multiply_shift_layer #(
     parameter INPUTS = 8,
     parameter OUTPUTS = 4,
