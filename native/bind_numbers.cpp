@@ -173,7 +173,7 @@ Segment segment_of(std::uintptr_t data, std::int64_t stride, std::int64_t rows,
 
 void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t stride,
                      std::int64_t columns, int bits, std::int64_t group, Floats& out,
-                     std::int64_t first, int threads) {
+                     std::int64_t first, int threads, const std::string& kernel) {
   if (inputs.ndim() != 2 || out.ndim() != 2 || inputs.shape(0) != out.shape(0)) {
     throw std::invalid_argument("inputs must be of shape [tokens, rows], out [tokens, columns]");
   }
@@ -185,11 +185,18 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
     throw std::invalid_argument("the segment's columns don't fit out");
   }
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  PackedKernel::Function function = nullptr;
+  for (const PackedKernel& known : packed_kernels()) {
+    if (kernel == known.name) function = known.function;
+  }
+  if (!kernel.empty() && function == nullptr) {
+    throw std::invalid_argument("no kernel '" + kernel + "' on this processor");
+  }
   float* const sums = out.mutable_data() + first;  // throws where it may not be written
   const float* const values = inputs.data();
   const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
   py::gil_scoped_release release;
-  add_packed_product(segment, values, tokens, sums, out_stride, threads);
+  add_packed_product(segment, values, tokens, sums, out_stride, threads, function);
 }
 
 void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
@@ -301,10 +308,20 @@ void bind_numbers(py::module_& m) {
   m.def(
       "packed_products", &packed_products, py::arg("inputs").noconvert(), py::arg("segment"),
       py::arg("stride"), py::arg("columns"), py::arg("bits"), py::arg("group"),
-      py::arg("out").noconvert(), py::arg("first"), py::arg("threads"),
+      py::arg("out").noconvert(), py::arg("first"), py::arg("threads"), py::arg("kernel") = "",
       "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is a "
       "segment of packed rows (storage/packed_rows.py) that begins at an address, `stride` bytes "
-      "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them.");
+      "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them. "
+      "kernel: "
+      "one of packed_kernels(), '' for the best.");
+  m.def(
+      "packed_kernels",
+      [] {
+        py::list names;
+        for (const PackedKernel& known : packed_kernels()) names.append(known.name);
+        return names;
+      },
+      "The kernels of packed_products that run on this processor, the best one first.");
   m.def("unpack_rows", &unpack_rows, py::arg("segment"), py::arg("stride"), py::arg("rows"),
         py::arg("columns"), py::arg("bits"), py::arg("group"), py::arg("out"), py::arg("dtype"),
         py::arg("out_stride"), py::arg("threads"),

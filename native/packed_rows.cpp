@@ -15,16 +15,8 @@ namespace neuron_chunk {
 namespace {
 
 constexpr std::int64_t kBlock = 32;  // columns; the unit in which integers are laid out
-constexpr std::int64_t kRows = 8;    // added in one go: their sum is loaded and stored once
-constexpr std::int64_t kTile = 512;  // columns widened at a time, where several tokens want them
-
-struct Product {
-  const Segment& segment;
-  const float* inputs;
-  std::int64_t tokens;
-  float* out;
-  std::int64_t out_stride;
-};
+constexpr std::int64_t kTile = 512;  // columns widened at a time
+constexpr std::int64_t kTileBlocks = 8;
 
 // Half a block: what is worked on together, with whatever vectors the processor has.
 constexpr int kLanes = kBlock / 2;
@@ -71,48 +63,6 @@ std::int64_t value_bytes(const Segment& segment) {
   return (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
 }
 
-// Blocks [begin, end) of a segment; one token, some rows at a time.
-template <int kBits>
-[[gnu::always_inline]] inline void add_one_token(const Product& product, std::int64_t begin,
-                                                 std::int64_t end) {
-  const Segment& segment = product.segment;
-  constexpr std::int64_t kBytes = kBlock * kBits / 8;
-  const std::int64_t values = value_bytes(segment);
-  for (std::int64_t first = 0; first < segment.rows; first += kRows) {
-    const std::int64_t count = std::min(kRows, segment.rows - first);
-    const std::uint8_t* row[kRows];
-    float x[kRows];
-    for (std::int64_t i = 0; i < kRows; ++i) {
-      // Behind the last row: that row again, times nothing.
-      row[i] = segment.data + (first + std::min(i, count - 1)) * segment.stride;
-      x[i] = i < count ? product.inputs[first + i] : 0.0F;
-    }
-    float factor[kRows] = {};
-    for (std::int64_t block = begin; block < end; ++block) {
-      if (block == begin || block * kBlock % segment.group == 0) {
-        for (std::int64_t i = 0; i < kRows; ++i) {
-          factor[i] = x[i] * scale_at(row[i] + values, block * kBlock / segment.group);
-        }
-      }
-      Block sum{};
-      for (std::int64_t i = 0; i < kRows; ++i) {
-        const Block wide = integers_of<kBits>(row[i] + block * kBytes);
-        sum.low += factor[i] * wide.low;
-        sum.high += factor[i] * wide.high;
-      }
-      float* out = product.out + block * kBlock;
-      const std::int64_t width = std::min(kBlock, segment.columns - block * kBlock);
-      if (width == kBlock) {
-        sum.low += load<Floats>(out);
-        sum.high += load<Floats>(out + kLanes);
-        std::memcpy(out, &sum, sizeof sum);
-      } else {
-        for (int c = 0; c < width; ++c) out[c] += c < kLanes ? sum.low[c] : sum.high[c - kLanes];
-      }
-    }
-  }
-}
-
 template <int kBits>
 [[gnu::always_inline]] inline void widen_row(const Segment& segment, const std::uint8_t* row,
                                              std::int64_t begin, std::int64_t end,
@@ -125,52 +75,6 @@ template <int kBits>
     wide.low *= scale;
     wide.high *= scale;
     std::memcpy(out, &wide, sizeof wide);
-  }
-}
-
-// Several tokens: a tile of rows is widened once for all.
-template <int kBits>
-[[gnu::always_inline]] inline void add_tokens(const Product& product, std::int64_t begin,
-                                              std::int64_t end) {
-  const Segment& segment = product.segment;
-  alignas(64) float tile[kRows][kTile];
-  for (std::int64_t from = begin; from < end; from += kTile / kBlock) {
-    const std::int64_t to = std::min(from + kTile / kBlock, end);
-    const std::int64_t width = std::min((to - from) * kBlock, segment.columns - from * kBlock);
-    for (std::int64_t first = 0; first < segment.rows; first += kRows) {
-      const std::int64_t count = std::min(kRows, segment.rows - first);
-      for (std::int64_t i = 0; i < kRows; ++i) {
-        widen_row<kBits>(segment, segment.data + (first + std::min(i, count - 1)) * segment.stride,
-                         from, to, tile[i]);
-      }
-      for (std::int64_t token = 0; token < product.tokens; ++token) {
-        const float* x = product.inputs + token * segment.rows + first;
-        float y[kRows];
-        for (std::int64_t i = 0; i < kRows; ++i) y[i] = i < count ? x[i] : 0.0F;
-        float* __restrict out = product.out + token * product.out_stride + from * kBlock;
-        for (std::int64_t c = 0; c < width; ++c) {
-          out[c] +=
-              ((y[0] * tile[0][c] + y[1] * tile[1][c]) + (y[2] * tile[2][c] + y[3] * tile[3][c])) +
-              ((y[4] * tile[4][c] + y[5] * tile[5][c]) + (y[6] * tile[6][c] + y[7] * tile[7][c]));
-        }
-      }
-    }
-  }
-}
-
-NEURON_CHUNK_CLONES void add_int8(const Product& product, std::int64_t begin, std::int64_t end) {
-  if (product.tokens == 1) {
-    add_one_token<8>(product, begin, end);
-  } else {
-    add_tokens<8>(product, begin, end);
-  }
-}
-
-NEURON_CHUNK_CLONES void add_int4(const Product& product, std::int64_t begin, std::int64_t end) {
-  if (product.tokens == 1) {
-    add_one_token<4>(product, begin, end);
-  } else {
-    add_tokens<4>(product, begin, end);
   }
 }
 
@@ -308,20 +212,33 @@ void round_rows(const Rounding& rounding, int threads) {
             });
 }
 
+std::vector<PackedKernel> packed_kernels() {
+  std::vector<PackedKernel> found;
+#if defined(NEURON_CHUNK_X86_KERNELS)
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
+    found.push_back({"avx512", add_packed_avx512});
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    found.push_back({"avx2", add_packed_avx2});
+  }
+#endif
+  found.push_back({"base", add_packed_base});
+  return found;
+}
+
 void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
-                        float* out, std::int64_t out_stride, int threads) {
-  const Product product{segment, inputs, tokens, out, out_stride};
+                        float* out, std::int64_t out_stride, int threads,
+                        PackedKernel::Function kernel) {
+  static const PackedKernel::Function best = packed_kernels().front().function;
+  const auto add = kernel == nullptr ? best : kernel;
   const std::int64_t blocks = (segment.columns + kBlock - 1) / kBlock;
   const std::int64_t worth = 1 + segment.rows * segment.columns * tokens / (1 << 19);
-  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, blocks})),
+  // Shares are whole tiles of the kernels: what is left over is slower.
+  const std::int64_t tiles = (blocks + kTileBlocks - 1) / kTileBlocks;
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})),
             [&](int number, int of) {
-              const std::int64_t begin = blocks * number / of;
-              const std::int64_t end = blocks * (number + 1) / of;
-              if (segment.bits == 8) {
-                add_int8(product, begin, end);
-              } else {
-                add_int4(product, begin, end);
-              }
+              add(segment, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
+                  std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
             });
 }
 

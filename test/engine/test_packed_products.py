@@ -30,9 +30,10 @@ def packed(made, rows, columns, beside, seed):
     return memory, values
 
 
+@pytest.mark.parametrize('kernel', _native.packed_kernels())
 @settings(max_examples=150, deadline=None)
-@given(**CASES, tokens=st.sampled_from([1, 2, 5, 8]), first=st.integers(0, 9))
-def test_products(name, rows, columns, beside, threads, seed, tokens, first):
+@given(**CASES, tokens=st.sampled_from([1, 2, 3, 5, 8, 64]), first=st.integers(0, 9))
+def test_products(kernel, name, rows, columns, beside, threads, seed, tokens, first):
     made = PACKED_FORMATS[name]
     memory, values = packed(made, rows, columns, beside, seed)
     rng = np.random.default_rng(seed)
@@ -40,7 +41,7 @@ def test_products(name, rows, columns, beside, threads, seed, tokens, first):
     before = rng.standard_normal((tokens, first + columns + 3)).astype(np.float32)
     out = before.copy()
     _native.packed_products(inputs, memory.ctypes.data + beside or 64, memory.shape[1], columns,
-                            made.bits, made.group, out, first, threads)
+                            made.bits, made.group, out, first, threads, kernel)
     want = before.astype(np.float64)
     want[:, first:first + columns] += inputs @ values
     # Of the sum of magnitudes: float32's own rounding.

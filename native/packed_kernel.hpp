@@ -1,0 +1,318 @@
+// Copyright 2026 The neuron_chunk_ros authors
+// SPDX-License-Identifier: Apache-2.0
+// Products of few tokens with packed rows. Compiled once for each generation of processors, by the
+// packed_kernel_*.cpp, with what that one's vectors are; so everything here is of its file alone.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "packed_rows.hpp"
+
+namespace neuron_chunk {
+namespace {
+
+constexpr std::int64_t kBlock = 32;    // columns; the unit in which integers are laid out
+constexpr std::int64_t kRows = 32;     // added in one go: their sum is loaded and stored once
+constexpr std::int64_t kStretch = 16;  // blocks whose factors are prepared together
+constexpr std::int64_t kAheadBytes = 512;
+constexpr std::int64_t kMostTokens = 4;  // whose sums fit the registers
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr std::int64_t kRegisters = 16;  // for sums
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr std::int64_t kRegisters = 8;
+#else
+constexpr int kLanes = 4;
+constexpr std::int64_t kRegisters = 16;
+#endif
+constexpr int kParts = kBlock / kLanes;  // vectors in a block
+
+using Floats [[gnu::vector_size(kLanes * sizeof(float))]] = float;
+
+struct Wide {
+  Floats part[kParts];
+};
+
+// A loop that is no loop from the start: GCC keeps arrays in registers only where every index is a
+// number before loops are unrolled.
+template <typename Body, int... kNumbers>
+[[gnu::always_inline]] inline void each_of(Body body, std::integer_sequence<int, kNumbers...>) {
+  (body(std::integral_constant<int, kNumbers>{}), ...);
+}
+
+template <int kCount, typename Body>
+[[gnu::always_inline]] inline void each(Body body) {
+  each_of(body, std::make_integer_sequence<int, kCount>{});
+}
+
+template <typename Vector, typename Value>
+[[gnu::always_inline]] inline Vector load(const Value* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+[[gnu::always_inline]] inline float widened(std::uint16_t bits) {
+  const std::uint32_t whole = static_cast<std::uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &whole, sizeof value);
+  return value;
+}
+
+// The integers of a block of 32 columns. Compilers widen signed bytes one by one where they aren't
+// told.
+template <int kBits>
+[[gnu::always_inline]] inline Wide integers_of(const std::uint8_t* block) {
+  Wide wide;
+#if defined(__AVX512F__)
+  if constexpr (kBits == 8) {
+    for (int i = 0; i < kParts; ++i) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i);
+      wide.part[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    }
+  } else {
+    // By table: only the lowest four bits of an index count.
+    const __m512 table = _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8);
+    const __m512i both =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+    wide.part[0] = _mm512_permutexvar_ps(both, table);
+    wide.part[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(both, 4), table);
+  }
+#elif defined(__AVX2__)
+  if constexpr (kBits == 8) {
+    for (int i = 0; i < kParts; ++i) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + i * kLanes));
+      wide.part[i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    }
+  } else {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
+    const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+    const __m128i low = _mm_sub_epi8(_mm_and_si128(bytes, nibble), eight);
+    const __m128i high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(bytes, 4), nibble), eight);
+    wide.part[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low));
+    wide.part[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(low, 8)));
+    wide.part[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high));
+    wide.part[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(high, 8)));
+  }
+#else
+  using Bytes [[gnu::vector_size(kLanes)]] = std::int8_t;
+  using Integers [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
+  for (int i = 0; i < kParts; ++i) {
+    if constexpr (kBits == 8) {
+      wide.part[i] = __builtin_convertvector(
+          __builtin_convertvector(load<Bytes>(block + i * kLanes), Integers), Floats);
+    } else {
+      // The lower halves of 16 bytes first, then the higher ones.
+      const auto bytes = load<Bytes>(block + i % (kParts / 2) * kLanes);
+      const Integers both = __builtin_convertvector(bytes, Integers);
+      const Integers one = (i < kParts / 2 ? both : both >> 4) & 15;
+      wide.part[i] = __builtin_convertvector(one - 8, Floats);
+    }
+  }
+#endif
+  return wide;
+}
+
+// Which columns of which segment, for which tokens.
+struct Part {
+  const Segment& segment;
+  const float* inputs;  // of the first token; the next one's are `rows` further
+  float* out;
+  std::int64_t out_stride;
+};
+
+// Some rows at a time, so that each is read from front to back and drives and caches see it
+// coming.
+struct Rows {
+  const std::uint8_t* row[kRows];
+  // What each block's integers are worth, for one token times its input; [row][block].
+  alignas(64) float factor[kRows][kStretch];
+};
+
+#if !defined(__AVX512F__)
+// Copies `count` numbers; without a call where there are as many as there mostly are.
+[[gnu::always_inline]] inline void copy_scales(std::uint16_t* to, const std::uint8_t* from,
+                                               std::int64_t count) {
+  switch (count) {
+    case 1:
+      std::memcpy(to, from, 2);
+      break;
+    case 2:
+      std::memcpy(to, from, 4);
+      break;
+    case 4:
+      std::memcpy(to, from, 8);
+      break;
+    case 8:
+      std::memcpy(to, from, 16);
+      break;
+    case 16:
+      std::memcpy(to, from, 32);
+      break;
+    default:
+      std::memcpy(to, from, static_cast<std::size_t>(2 * count));
+      break;
+  }
+}
+#endif
+
+// The factors of the blocks [block, block + count) of rows from `first` on; behind the last row
+// that row again, times nothing.
+[[gnu::always_inline]] inline void prepare(const Part& part, std::int64_t tokens,
+                                           std::int64_t first, std::int64_t block,
+                                           std::int64_t count, Rows& rows) {
+  const Segment& segment = part.segment;
+  const std::int64_t values = (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
+  const std::int64_t group = segment.group / kBlock;  // in blocks
+  const std::int64_t begin = block / group;           // the first scale
+  const std::int64_t scales = (block + count - 1) / group - begin + 1;
+  alignas(64) std::int32_t place[kStretch];  // of each block's scale among these
+  for (int b = 0; b < kStretch; ++b) {
+    const std::int64_t at = (block + b) / group - begin;
+    place[b] = static_cast<std::int32_t>(at < scales ? at : 0);
+  }
+#if defined(__AVX512F__)
+  const std::uint32_t lanes = (1U << scales) - 1;
+#endif
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const bool there = first + r < segment.rows;
+    const std::int64_t at = there ? first + r : segment.rows - 1;
+    rows.row[r] = segment.data + at * segment.stride;
+    const float x = !there ? 0.0F : tokens == 1 ? part.inputs[at] : 1.0F;
+    const std::uint8_t* const from = rows.row[r] + values + 2 * begin;
+    float* const factor = rows.factor[r];
+#if defined(__AVX512F__)
+    const __m256i narrow = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(lanes), from);
+    const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+    const __m512 times = _mm512_mul_ps(wide, _mm512_set1_ps(x));
+    _mm512_store_ps(factor,
+                    group == 1 ? times : _mm512_permutexvar_ps(_mm512_load_si512(place), times));
+#else
+    alignas(32) std::uint16_t bits[kStretch] = {};
+    copy_scales(bits, from, scales);
+    if (group == 1) {
+      for (int b = 0; b < kStretch; ++b) factor[b] = x * widened(bits[b]);
+    } else {
+      for (int b = 0; b < kStretch; ++b) factor[b] = x * widened(bits[place[b]]);
+    }
+#endif
+  }
+}
+
+// kBlocks blocks of kRows rows, for kTokens tokens; `at` is the first one's number in the stretch.
+template <int kBits, int kTokens, int kBlocks>
+[[gnu::always_inline]] inline void add_tile(const Part& part, const Rows& rows, std::int64_t first,
+                                            std::int64_t block, std::int64_t at) {
+  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+  const std::int64_t columns = part.segment.columns;
+  const std::int64_t width = columns - block * kBlock;  // of the tile, if it is the last one
+  const std::int64_t more = part.segment.rows - first;
+  Floats sum[kTokens * kBlocks * kParts];  // by token, block, part
+  // What follows is told to be inlined: its indices are numbers then.
+#define NEURON_CHUNK_INLINED [&](auto number) __attribute__((always_inline))
+  each<kTokens * kBlocks * kParts>(NEURON_CHUNK_INLINED { sum[number] = Floats{}; });
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const std::uint8_t* const row = rows.row[r] + block * kBytes;
+    __builtin_prefetch(row + kAheadBytes);
+    each<kBlocks>(NEURON_CHUNK_INLINED {
+      constexpr int b = number;
+      const float scale = rows.factor[r][at + b];
+      const Wide wide = integers_of<kBits>(row + b * kBytes);
+      each<kParts>(NEURON_CHUNK_INLINED {
+        constexpr int i = number;
+        if constexpr (kTokens == 1) {
+          sum[b * kParts + i] += scale * wide.part[i];
+        } else {
+          const Floats scaled = scale * wide.part[i];
+          each<kTokens>(NEURON_CHUNK_INLINED {
+            constexpr int t = number;
+            const float x = r < more ? part.inputs[t * part.segment.rows + first + r] : 0.0F;
+            sum[(t * kBlocks + b) * kParts + i] += x * scaled;
+          });
+        }
+      });
+    });
+  }
+  each<kTokens * kBlocks>(NEURON_CHUNK_INLINED {
+    constexpr int t = number / kBlocks, b = number % kBlocks;
+    float* const out = part.out + t * part.out_stride + (block + b) * kBlock;
+    if (width >= (b + 1) * kBlock) {
+      each<kParts>(NEURON_CHUNK_INLINED {
+        const Floats whole =
+            load<Floats>(out + number * kLanes) + sum[(t * kBlocks + b) * kParts + number];
+        std::memcpy(out + number * kLanes, &whole, sizeof whole);
+      });
+    } else {
+      float rest[kBlock];
+      each<kParts>(NEURON_CHUNK_INLINED {
+        const Floats one = sum[(t * kBlocks + b) * kParts + number];
+        std::memcpy(rest + number * kLanes, &one, sizeof one);
+      });
+      for (std::int64_t c = 0; c < width - b * kBlock; ++c) out[c] += rest[c];
+    }
+  });
+#undef NEURON_CHUNK_INLINED
+}
+
+template <int kBits, int kTokens>
+[[gnu::always_inline]] inline void add_blocks(const Part& part, std::int64_t begin,
+                                              std::int64_t end) {
+  // As many as have their sums in registers.
+  constexpr std::int64_t kFit = kRegisters / (kTokens == 3 ? 4 : kTokens) / kParts;
+  constexpr int kBlocks = kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  Rows rows;
+  for (std::int64_t first = 0; first < part.segment.rows; first += kRows) {
+    for (std::int64_t from = begin; from < end; from += kStretch) {
+      const std::int64_t count = end - from < kStretch ? end - from : kStretch;
+      prepare(part, kTokens, first, from, count, rows);
+      std::int64_t at = 0;
+      for (; at + kBlocks <= count; at += kBlocks) {
+        add_tile<kBits, kTokens, kBlocks>(part, rows, first, from + at, at);
+      }
+      for (; at < count; ++at) add_tile<kBits, kTokens, 1>(part, rows, first, from + at, at);
+    }
+  }
+}
+
+template <int kBits>
+void add_bits(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
+              std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
+    const Part part{segment, inputs + token * segment.rows, out + token * out_stride, out_stride};
+    switch (tokens - token) {
+      case 1:
+        add_blocks<kBits, 1>(part, begin, end);
+        break;
+      case 2:
+        add_blocks<kBits, 2>(part, begin, end);
+        break;
+      case 3:
+        add_blocks<kBits, 3>(part, begin, end);
+        break;
+      default:
+        add_blocks<kBits, 4>(part, begin, end);
+        break;
+    }
+  }
+}
+
+void add_packed(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
+                std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
+  if (segment.bits == 8) {
+    add_bits<8>(segment, inputs, tokens, out, out_stride, begin, end);
+  } else {
+    add_bits<4>(segment, inputs, tokens, out, out_stride, begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace neuron_chunk

@@ -1,0 +1,13 @@
+// Copyright 2026 The neuron_chunk_ros authors
+// SPDX-License-Identifier: Apache-2.0
+// packed_kernel.hpp for any processor; CMakeLists.txt says with which flags.
+#include "packed_kernel.hpp"
+
+namespace neuron_chunk {
+
+void add_packed_base(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
+                     std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
+  add_packed(segment, inputs, tokens, out, out_stride, begin, end);
+}
+
+}  // namespace neuron_chunk
