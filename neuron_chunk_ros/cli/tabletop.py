@@ -28,7 +28,8 @@ def register(subparsers) -> None:
 
     evaluate = commands.add_parser('eval', help='print exact match by question type')
     evaluate.add_argument('--model', metavar='MODEL_DIR', type=Path,
-                          help='a Hugging Face folder (default: the shipped model)')
+                          help='a Hugging Face folder, or a bundle, such as a compressed one '
+                               '(default: the shipped model)')
     evaluate.add_argument('--per-type', metavar='N', type=int, default=300,
                           help='questions of each type (default 300)')
     evaluate.add_argument('--seed', type=int, default=1_000_003)
@@ -76,6 +77,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     from neuron_chunk_ros.tabletop import evaluation, shipped
     folder = args.model or shipped.model_dir()
+    if (folder / 'bundle.json').exists():
+        from neuron_chunk_ros.prepare.restore import restore
+        folder = restore(folder)
     kinds = len(evaluation.SINGLE_VIEW) + len(evaluation.MULTI_VIEW)
     with tqdm(total=kinds * (1 + args.blank), desc='eval', disable=None, leave=False) as bar:
         def report(kind: str) -> None:

@@ -23,6 +23,7 @@ import torch
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.compress.algorithms import Linear, Pruner
 from neuron_chunk_ros.compress.recipe import Recipe, Rule
+from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.errors import BundleError, RecipeError
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
@@ -36,9 +37,11 @@ from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.writer import BundleWriter
 
 LARGEST_BLOCK = 4096   # input channels whose moments are known together
+_MOST_MOMENTS = 40 << 20  # numbers that all blocks of a layer's inputs have together
 _AT_ONCE = 1 << 23     # values of a weight that are looked at together
 
 Progress = Callable[[float], None]  # the share that is done, 0 to 1
+Columns = Callable[[int, int], np.ndarray]  # some elements of all of a group's rows, as stored
 
 
 @dataclass
@@ -114,8 +117,7 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
             for path in copied:
                 writer.copy_file(path)
             if bundle.embedding is not None:
-                table = bundle.embedding
-                writer.write_group(table.name, sources.load([table])[table.name])
+                writer.write_group(bundle.embedding.name, sources.rows(bundle.embedding))
             _decoder(work, writer, sources, samples, device, tell)
             writer.write_resident(resident_of(bundle))
         tell(1.0)
@@ -174,11 +176,11 @@ class _Work:
         self.bundle, self.recipe, self.plans = bundle, recipe, plans
         self.report = Report(recipe.name, 0)
 
-    def group(self, group: Group, stored: np.ndarray, moments: list[np.ndarray],
+    def group(self, group: Group, stored: Columns, moments: list[np.ndarray],
               replace_with: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a group's new rows, and which input channels have one, None for all.
 
-        :param stored: its rows as they are.
+        :param stored: returns some columns of its rows as they are: (first, how many).
         :param moments: of its inputs, see algorithms.Linear.
         :param replace_with: what the layer multiplies by, [rows, columns]; overwritten.
         """
@@ -188,8 +190,8 @@ class _Work:
         scratch: dict = {}
         pruner = _row_pruner(rules[0])
         if pruner:
-            kept_rows = _rows_kept(pruner, Linear(group.name, had.unpack(stored), moments,
-                                                  scratch=scratch), plan)
+            kept_rows = _rows_kept(pruner, Linear(
+                group.name, had.unpack(stored(0, group.columns)), moments, scratch=scratch), plan)
         rows = np.empty((group.rows, made.row_bytes(plan.widths)), np.uint8) if made.packed \
             else np.empty((group.rows, group.columns), made.storage)
         error = _Error(moments)
@@ -198,7 +200,7 @@ class _Work:
             segment = rows[:, at:at + made.elements(member.columns)]
             for first, columns in _parts(rule, made, group.rows, member.columns):
                 chosen = slice(left + first, left + first + columns)
-                weight = had.unpack(np.ascontiguousarray(stored[:, chosen]))
+                weight = had.unpack(np.ascontiguousarray(stored(left + first, columns)))
                 linear = Linear(member.name, weight, moments, scratch=scratch)
                 values = self._values(linear, rule, kept_rows, segment, first, member.columns)
                 zeros += int((values == 0).sum())
@@ -323,7 +325,8 @@ class Moments:
     """Mean of x x^T over tokens, in blocks down the diagonal."""
 
     def __init__(self, rows: int):
-        count = -(-rows // LARGEST_BLOCK)
+        most = min(LARGEST_BLOCK, max(256, _MOST_MOMENTS // rows))
+        count = -(-rows // most)
         ends = [rows * number // count for number in range(count + 1)]
         self._slices = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
         self._sums = [torch.zeros(s.stop - s.start, s.stop - s.start) for s in self._slices]
@@ -337,8 +340,9 @@ class Moments:
             total.addmm_(part.t(), part)
 
     def mean(self) -> list[np.ndarray]:
-        """Return the blocks."""
-        return [(total / max(1, self.tokens)).numpy() for total in self._sums]
+        """Return the blocks; nothing may be added any more."""
+        with torch.inference_mode():  # where they were made; what follows may want gradients
+            return [total.div_(max(1, self.tokens)).numpy() for total in self._sums]
 
 
 def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: Iterable[Sample],
@@ -351,15 +355,32 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
             for group in layer.groups:
                 moments = layer.moments.pop(group.name)
                 work.report.tokens = moments.tokens
-                stored = sources.load([group])[group.name]
-                writer.write_group(group.name, *work.group(group, stored, moments.mean(),
-                                                           layer.weights[group.name]))
+                weights = layer.weights[group.name]
+                writer.write_group(group.name, *work.group(
+                    group, _columns(group, weights, sources), moments.mean(), weights))
             layer.run_again()
+            del layer, weights, moments  # before the next one is loaded
             tell(0.1 + 0.9 * (number + 1) / parts)
         if bundle.lm_head is not None:
             moments = Moments(bundle.lm_head.rows)
             for hidden in walk.normalised():
                 moments.add(hidden)
-            stored = sources.load([bundle.lm_head])[LM_HEAD]
-            writer.write_group(LM_HEAD, *work.group(bundle.lm_head, stored, moments.mean(),
-                                                    None))
+            head = bundle.lm_head
+            for _ in sources.rows(head):  # checked, before it is read by columns
+                pass
+            writer.write_group(LM_HEAD, *work.group(
+                head, lambda first, count: sources.columns(head, first, count), moments.mean(),
+                None))
+
+
+def _columns(group: Group, weights: torch.Tensor, sources: SourceGroups) -> Columns:
+    """Return what reads a group's rows as they are stored.
+
+    Where they are computed with in that type, out of memory; they may be replaced by and by.
+    """
+    if weights.dtype == STORED[group.dtype] and weights.device.type == 'cpu':
+        stored = weights.view(torch.uint16 if weights.element_size() == 2 else torch.float32)
+        stored = stored.numpy().view(group.format.storage)
+    else:
+        stored = sources.load([group])[group.name]
+    return lambda first, count: stored[:, first:first + count]

@@ -56,14 +56,14 @@ class Walk:
         except BaseException:
             self._reader.close()
             raise
-        self._buffers: dict[int, object] = {}
+        self._buffer = None
         self._decoder = self._model.get_submodule(self._path)
 
     def __enter__(self) -> Walk:
         return self
 
     def __exit__(self, *_) -> None:
-        self._buffers = {}
+        self._buffer = None
         close_model(self._model)
         self._reader.close()
 
@@ -97,6 +97,7 @@ class Walk:
             importance = {group.name: {kind: np.zeros((count, group.rows), np.float32)
                                        for kind in KINDS} for group in groups}
             self._layer = make(groups, batches, importance, index, module, self._load(groups))
+            self._buffer = None
             self._layer.run_dense()
             yield self._layer
             for batch, output in zip(batches, self._layer.dense, strict=True):
@@ -120,13 +121,14 @@ class Walk:
 
     def _load(self, groups: list[Group]) -> dict[str, torch.Tensor]:
         weights = {}
-        for index, group in enumerate(groups):
+        for group in groups:
             file, extents = self.bundle.file_index(group), group.extents([[0, group.rows]])
             needed = self._reader.capacity(file, extents)
-            if index not in self._buffers or self._buffers[index].nbytes < needed:
-                self._buffers[index] = self._reader.allocate(needed)
-            self._reader.read(file, extents, self._buffers[index])
-            raw = torch.frombuffer(self._buffers[index], dtype=torch.uint8)[:group.nbytes]
+            if self._buffer is None or self._buffer.nbytes < needed:
+                self._buffer = None  # never two at once
+                self._buffer = self._reader.allocate(needed)
+            self._reader.read(file, extents, self._buffer)
+            raw = torch.frombuffer(self._buffer, dtype=torch.uint8)[:group.nbytes]
             weights[group.name] = torch.empty(group.rows, group.columns, dtype=self._dtype,
                                               device=self.device)
             widen(stored(raw, group, group.rows), group, weights[group.name])

@@ -80,7 +80,7 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
                                homes[plan.members[0].name][0].kept)
         for table in bundle.stored.values():
             if table.name not in bundle.groups:
-                writer.write_group(table.name, sources.load([table])[table.name], table.kept)
+                writer.write_group(table.name, sources.rows(table), table.kept)
                 count.add(table.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
         if bundle.calibration is not None:

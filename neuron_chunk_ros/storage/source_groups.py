@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import RowOrder
 from neuron_chunk_ros.storage.reader import Reader
+
+_PIECE_BYTES = 4 << 20
 
 
 class SourceGroups:
@@ -39,14 +41,53 @@ class SourceGroups:
                 self._held[group.name] = self._read(group)
         return self._held
 
+    def rows(self, group: Group) -> Iterator[np.ndarray]:
+        """Yield a group's rows in pieces, each valid until the next; nothing of its size is held.
+
+        Raises BundleError behind the last one where the group is damaged, ReadError.
+        """
+        some = max(1, _PIECE_BYTES // group.row_bytes)
+        file, checksum, buffer = self._bundle.file_index(group), hashlib.sha256(), None
+        for first in range(0, group.rows, some):
+            extents = group.extents([[first, min(some, group.rows - first)]])
+            if buffer is None:
+                buffer = self._reader.allocate(self._reader.capacity(file, extents)
+                                               + self._reader.slack)
+            self._reader.read(file, extents, buffer)
+            data = np.frombuffer(buffer, np.uint8)[:int(extents[0, 1])]
+            checksum.update(data)
+            yield data.view(group.format.storage).reshape(-1, self._elements(group))
+        self._check(group, checksum.hexdigest())
+
+    def columns(self, group: Group, first: int, count: int) -> np.ndarray:
+        """Return some elements of every row, [rows, count]; unchecked, see `rows`.
+
+        Raises ReadError.
+        """
+        item, file = group.format.item_bytes, self._bundle.file_index(group)
+        offsets = group.offset + np.arange(group.rows, dtype=np.int64) * group.row_bytes
+        extents = np.stack([offsets + first * item,
+                            np.full(group.rows, count * item, np.int64)], axis=1)
+        buffer = self._reader.allocate(self._reader.capacity(file, extents))
+        self._reader.read(file, extents, buffer)
+        data = np.frombuffer(buffer, np.uint8)[:group.rows * count * item]
+        return data.view(group.format.storage).reshape(group.rows, count)
+
+    @staticmethod
+    def _elements(group: Group) -> int:
+        return sum(map(group.format.elements, group.widths))
+
+    def _check(self, group: Group, checksum: str) -> None:
+        if checksum != group.checksum:
+            raise BundleError(f'group {group.name} in {self._bundle.path / group.file}: checksum '
+                              f'differs, the data is damaged')
+
     def _read(self, group: Group) -> np.ndarray:
         file, extents = self._bundle.file_index(group), group.extents([[0, group.rows]])
         buffer = self._reader.allocate(self._reader.capacity(file, extents))
         self._reader.read(file, extents, buffer)
         data = np.frombuffer(buffer, np.uint8)[:group.nbytes]
-        if hashlib.sha256(data).hexdigest() != group.checksum:
-            raise BundleError(f'group {group.name} in {self._bundle.path / group.file}: checksum '
-                              f'differs, the data is damaged')
+        self._check(group, hashlib.sha256(data).hexdigest())
         return data.view(group.format.storage).reshape(group.rows, -1)
 
     def __enter__(self) -> SourceGroups:
