@@ -351,7 +351,8 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
     with Walk(bundle, device, images_needed=False) as walk:
         # The LM head counts as one layer more.
         parts = walk.layers + (bundle.lm_head is not None)
-        for number, layer in enumerate(walk.run(samples, _Measured)):
+        done = 0
+        for layer in walk.run(samples, _Measured):  # enumerate would hold on to the last one
             for group in layer.groups:
                 moments = layer.moments.pop(group.name)
                 work.report.tokens = moments.tokens
@@ -360,7 +361,8 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
                     group, _columns(group, weights, sources), moments.mean(), weights))
             layer.run_again()
             del layer, weights, moments  # before the next one is loaded
-            tell(0.1 + 0.9 * (number + 1) / parts)
+            done += 1
+            tell(0.1 + 0.9 * done / parts)
         if bundle.lm_head is not None:
             moments = Moments(bundle.lm_head.rows)
             for hidden in walk.normalised():

@@ -149,8 +149,10 @@ def inverse_factor(moments: np.ndarray, damping: float) -> np.ndarray:
         if not failed:
             break
         diagonal += 10 * damping * diagonal.mean()
-    inverse = torch.cholesky_inverse(factor)
-    return torch.linalg.cholesky(inverse, upper=True).float().numpy()
+    del matrix, diagonal  # of a hundred megabytes each, there are never more than two
+    factor = torch.cholesky_inverse(factor)
+    factor = torch.linalg.cholesky(factor, upper=True)
+    return factor.float().numpy()
 
 
 class _Learning(Quantiser):

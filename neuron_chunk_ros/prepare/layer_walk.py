@@ -8,6 +8,9 @@ size.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -76,7 +79,7 @@ class Walk:
         """Have the current layer multiply (what flash-backed linear layers call)."""
         return self._layer.multiply(group, inputs)
 
-    @torch.inference_mode()
+    # Not decorated with inference_mode: that would hold on to a layer until the next one is there.
     def run(self, samples: Iterable[Sample], make: type[Layer] = Layer) -> Iterator[Layer]:
         """Yield each layer, its dense outputs and importance computed.
 
@@ -87,7 +90,8 @@ class Walk:
 
         :raises RequestError: for no sample at all, or one without image or prompt.
         """
-        batches = self._batches(samples)
+        with torch.inference_mode():
+            batches = self._batches(samples)
         self._release()
         count = sum(len(batch.samples) for batch in batches)
         for index, module in enumerate(self._decoder):
@@ -96,9 +100,11 @@ class Walk:
                       if group.members[0].name.startswith(prefix)]
             importance = {group.name: {kind: np.zeros((count, group.rows), np.float32)
                                        for kind in KINDS} for group in groups}
-            self._layer = make(groups, batches, importance, index, module, self._load(groups))
-            self._buffer = None
-            self._layer.run_dense()
+            with torch.inference_mode():
+                self._layer = make(groups, batches, importance, index, module,
+                                   self._load(groups))
+                self._buffer = None
+                self._layer.run_dense()
             yield self._layer
             for batch, output in zip(batches, self._layer.dense, strict=True):
                 batch.hidden = output
@@ -118,6 +124,9 @@ class Walk:
         for name, _ in list(self._model.model.named_children()):
             if name != inner:
                 setattr(self._model.model, name, None)
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed
+            ctypes.CDLL(None).malloc_trim(0)
 
     def _load(self, groups: list[Group]) -> dict[str, torch.Tensor]:
         weights = {}
