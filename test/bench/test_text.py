@@ -67,8 +67,8 @@ def test_a_published_decoder(tmp_path):
     """What others trained: a broken kernel, order or recipe shows as perplexity."""
     folder = published.model_folder(default_folder())
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    convert(folder, tmp_path / 'plain', 'float32')
-    with Session.open(tmp_path / 'plain', drafts=False, max_context=512) as session:
+    convert(folder, tmp_path / 'exact', 'float32')
+    with Session.open(tmp_path / 'exact', drafts=False, max_context=512) as session:
         ids = measure._windows(session, measure.prose()[0], 1)[0][:256]
         with torch.inference_mode():
             torch.testing.assert_close(measure.logits_of(session, ids),
