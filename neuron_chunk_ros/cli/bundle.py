@@ -140,7 +140,8 @@ def _alike(groups) -> dict:
 
 def _verify(args: argparse.Namespace) -> int:
     from pathlib import Path
-    if (Path(args.bundle) / 'manifest.json').exists():
+    folder = Path(args.bundle)
+    if (folder / 'manifest.json').exists() and not (folder / 'bundle.json').exists():
         return _verify_integers(Path(args.bundle))
     from neuron_chunk_ros.storage.bundle import Bundle
     from neuron_chunk_ros.storage.verify import verify
@@ -158,13 +159,12 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _verify_integers(folder) -> int:
     from neuron_chunk_ros.compress.export.check import check
-    from neuron_chunk_ros.compress.export.operations import load
-    problems = check(folder)
+    count, problems = check(folder)
     for problem in problems:
         print(f'neuron-chunk: wrong: {problem}', file=sys.stderr)
     if problems:
         return 1
-    print(f'{folder}: {len(load(folder)[0])} integer operations give their golden vectors')
+    print(f'{folder}: {count} integer operations give their golden vectors')
     return 0
 
 

@@ -2,17 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user designs: quantisers and pruners, small classes with a registered name.
 
-    from neuron_chunk_ros.compress import Quantiser, quantiser
-
-    @quantiser('clipped')
-    class Clipped(Quantiser):
-        def __init__(self, share: float = 0.9):
-            self.share = share
-
-        def ends(self, values, grid):
-            return self.share * super().ends(values, grid)
-
-In a recipe: `quantiser: {name: clipped, share: 0.8}`; on the command line `--algorithms FILE.py`.
+docs/COMPRESSION.md has one in full.
 """
 
 from __future__ import annotations

@@ -129,10 +129,11 @@ def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> I
     """Give the source as a bundle; a folder's is removed at the end."""
     if (source / BUNDLE_JSON).exists():
         bundle = Bundle.open(source)
-        if bundle.rows not in ROW_FORMATS or bundle.orders_file is not None:
+        packed = any(group.format.packed for group in bundle.multiplied.values())
+        if packed or bundle.orders_file is not None:
             raise BundleError(f'{source}: a bundle to compress has all its rows, plain, in their '
                               f'original order; this one has {bundle.rows} rows in '
-                              f'{bundle.order} order, or was pruned')
+                              f'{bundle.order} order, a packed LM head, or was pruned')
         yield bundle
         return
     # Named so that a killed run's is known for what it is.

@@ -136,6 +136,9 @@ def _recipe(top: _Section, text: str) -> Recipe:
         raise top.error('fixed_point', 'every rule needs weights and activations then')
     if exports and not fixed:
         raise top.error('exports', 'there are integers to export with fixed_point alone')
+    if not fixed and (smooth or any(rule.activations for rule in rules)):
+        raise top.error('smooth' if smooth else 'layers', 'only with fixed_point are activations '
+                        'rounded, and weights smoothed for it')
     return Recipe(name, rules, smooth, samples, seed, fixed, exports, memory_bits, text)
 
 

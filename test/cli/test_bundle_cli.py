@@ -99,6 +99,14 @@ def test_inspect(bundle):
     assert report['files'] and report['provenance']['source'] == 'tiny-qwen2-vl'
 
 
+def test_a_bundle_with_a_manifest_of_its_own_is_a_bundle(bundle):
+    """Folders of models may have any JSON file, and convert copies it."""
+    (bundle / 'manifest.json').write_text('{}')
+    done = run('verify', bundle)
+    (bundle / 'manifest.json').unlink()
+    assert done.returncode == 0 and 'resident tensors' in done.stdout, done.stderr
+
+
 def test_inspect_into_a_closed_pipe(bundle):
     done = subprocess.run(f'{" ".join(COMMAND)} inspect --json {bundle} | head -1', shell=True,
                           capture_output=True, text=True)

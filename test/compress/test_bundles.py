@@ -157,6 +157,10 @@ def test_what_can_not_be_compressed(tiny_models, tmp_path):
     bundle, _ = compress(model, tmp_path / 'b', recipe, samples())
     with pytest.raises(BundleError, match='its rows, plain'):
         compress(bundle.path, tmp_path / 'c', recipe, samples())
+    head = convert(model, tmp_path / 'head', lm_head='int8')
+    with pytest.raises(BundleError, match='a packed LM head'):
+        compress(head.path, tmp_path / 'c', recipe, samples())
+    shutil.rmtree(head.path)
     with pytest.raises(BundleError, match='exists'):
         compress(model, tmp_path / 'b', recipe, samples())
     with pytest.raises(RequestError, match='at least one sample'):

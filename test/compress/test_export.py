@@ -53,7 +53,7 @@ def products(exported):
 
 def test_numpy_computes_the_golden_vectors(exported, capsys):
     folder, found = exported
-    assert check.check(folder) == []
+    assert check.check(folder) == (len(found), [])
     kinds = {one.kind for one in found}
     assert kinds == {'product', 'convolution', 'norm', 'attention', 'table', 'embedding',
                      'rescale', 'add', 'multiply'}
@@ -81,10 +81,7 @@ def test_a_wrong_constant_or_vector_is_found(exported, tmp_path, kind):
     manifest = json.loads((folder / 'manifest.json').read_text())
     manifest['files'][file]['sha256'] = hashlib.sha256(raw).hexdigest()
     (folder / 'manifest.json').write_text(json.dumps(manifest))
-    try:
-        wrong = check.check(folder)
-    except AssertionError:  # sums that differ already
-        return
+    _, wrong = check.check(folder)
     assert len(wrong) == 1 and wrong[0].startswith(f'{kind} {one.name}: ')
 
 

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: what comes along is valid, every fault is named with its line and key."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +69,10 @@ def test_everything_is_read():
     ('smooth: 0.5', 'smooth: [1]', '11: smooth: want one value'),
     ('    activations: {bits: 8}\n', '', 'fixed_point: every rule needs'),
     ('fixed_point: {word: 24, fraction: 18}\n', '', '12: exports: .*fixed_point alone'),
+    ('fixed_point: {word: 24, fraction: 18}\nexports: [mem, header]\n', '',
+     '11: smooth: only with fixed_point'),
+    ('smooth: 0.5\nfixed_point: {word: 24, fraction: 18}\nexports: [mem, header]\n', '',
+     '2: layers: only with fixed_point'),
     ('layers:\n', 'layers: {a: 1}\nother:\n', '2: layers: want a list'),
     ('calibration: {', 'calibration: {{', r'\d+: '),
     ('name: mine', 'name: [&a [*a]]', '1: '),
@@ -93,17 +100,9 @@ def test_nothing_else_is_raised(data):
         assert '\n' not in str(error)
 
 
-OWN = '''
-from neuron_chunk_ros.compress import Quantiser, quantiser
-
-@quantiser('clipped')
-class Clipped(Quantiser):
-    def __init__(self, share: float = 0.9):
-        self.share = share
-
-    def ends(self, values, grid):
-        return self.share * super().ends(values, grid)
-'''
+# The one that docs/COMPRESSION.md shows.
+OWN = re.search(r'```python\n(# clipped.py\n.*?)```', (
+    Path(__file__).parents[2] / 'docs' / 'COMPRESSION.md').read_text(), re.DOTALL)[1]
 
 
 def test_algorithms_of_ones_own(tmp_path):

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros import __version__
-from neuron_chunk_ros.compress.integer.attention import exp_tables
 from neuron_chunk_ros.compress.integer.model import IntegerModel
 from neuron_chunk_ros.compress.recipe import Recipe
 from neuron_chunk_ros.errors import RecipeError
@@ -28,7 +27,7 @@ from neuron_chunk_ros.storage.strict_json import parse_object
 
 FORMAT, VERSION = 'neuron-chunk-integers', 1
 CONSTANTS, VECTORS, MANIFEST = 'integers.safetensors', 'golden.safetensors', 'manifest.json'
-_CONSTANT = {'weight', 'bias', 'multiplier', 'score_multiplier', 'table'}
+_CONSTANT = {'weight', 'bias', 'multiplier', 'score_multiplier', 'table', 'coarse', 'fine'}
 _TAGS = {'int8': 'I8', 'int16': 'I16', 'int32': 'I32', 'int64': 'I64', 'bool': 'BOOL'}
 _MOST_VECTORS = 1 << 16  # numbers of a golden tensor of tokens
 
@@ -96,10 +95,6 @@ def write(folder: Path, operations: list[Operation], model: IntegerModel, recipe
     for file, part in ((CONSTANTS, 'constants'), (VECTORS, 'vectors')):
         arrays = {f'{one.name}/{key}': value for one in operations
                   for key, value in getattr(one, part).items()}
-        if file == CONSTANTS:
-            coarse, fine = exp_tables()
-            arrays |= {'exp/coarse': coarse.numpy().astype(np.int32),
-                       'exp/fine': fine.numpy().astype(np.int32)}
         files[file] = _write_tensors(folder / file, arrays)
     manifest = {
         'format': FORMAT, 'version': VERSION, 'tool': f'neuron_chunk_ros {__version__}',

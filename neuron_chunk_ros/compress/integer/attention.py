@@ -88,6 +88,7 @@ class DualAttention:
         paths.tell(self.name, 'attention', {
             'query': query, 'key': key, 'value': value, 'scores': scores, 'weights': weights,
             'visible': everywhere if visible is None else visible,
+            **dict(zip(('coarse', 'fine'), exp_tables(), strict=True)),
             'score_multiplier': first.by, 'multiplier': by.by, 'output': out}, {
             **{f'{what}_scale': one.scale for what, one in self.ranges().items()},
             'input_bits': self.query.bits, 'bits': self.output.bits,

@@ -48,6 +48,11 @@ class Range:
         step = max(1, 8 * len(flat) // _SEEN)
         self._seen.append(flat[::step].clone())
 
+    @property
+    def seen(self) -> bool:
+        """Whether anything but zeros ever came by."""
+        return self._largest > 0
+
     def settle(self, what: str) -> None:
         """Choose the scale. Raises RecipeError where nothing was seen, or no number."""
         seen = torch.cat(self._seen) if self._seen else torch.zeros(0)
@@ -79,23 +84,35 @@ class Range:
 
 
 class Dual(torch.nn.Module):
-    """A module with paths."""
+    """A module with paths. Ranges of its own named `input` and `output` learn by themselves."""
 
-    def __init__(self, name: str, paths: Paths):
+    def __init__(self, name: str, module: torch.nn.Module, paths: Paths):
         super().__init__()
-        self.name, self.paths = name, paths
+        self.name, self.module, self.paths = name, module, paths
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         """Take the path that is taken now."""
         return getattr(self, f'on_{self.paths.now}')(value)
 
+    def ranges(self) -> dict[str, Range]:
+        """Return what has a grid, by name."""
+        return {what: vars(self)[what] for what in ('input', 'output') if what in vars(self)}
+
     def on_float(self, value: torch.Tensor) -> torch.Tensor:
         """Return what the module did before it was converted."""
-        raise NotImplementedError
+        return self.module(value)
+
+    def on_observe(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the same, and look at what goes in and comes out."""
+        out = self.module(value)
+        for what, one in self.ranges().items():
+            one.observe(value if what == 'input' else out)
+        return out
 
     def settle(self) -> None:
-        """Turn what was observed into grids."""
-        raise NotImplementedError
+        """Turn what was observed into grids. Raises RecipeError."""
+        for what, one in self.ranges().items():
+            one.settle(f'{self.name}: {what}')
 
 
 class DualProduct(Dual):
@@ -104,8 +121,8 @@ class DualProduct(Dual):
     kind = 'product'
 
     def __init__(self, name: str, module: torch.nn.Module, rule: Rule, paths: Paths):
-        super().__init__(name, paths)
-        self.module, self.rule = module, rule
+        super().__init__(name, module, paths)
+        self.rule = rule
         self.input = Range(rule.activations.bits, rule.activations.quantiser)
         self.output = Range(WIDE, rule.activations.quantiser)
         self.weight_scale: torch.Tensor | None = None  # float32 [outputs]
@@ -126,15 +143,9 @@ class DualProduct(Dual):
         """Return the product."""
         return torch.nn.functional.linear(value, weight, bias)
 
-    def on_float(self, value: torch.Tensor) -> torch.Tensor:
-        """See Dual."""
-        return self.module(value)
-
     def on_observe(self, value: torch.Tensor) -> torch.Tensor:
         """See Dual."""
-        out = self.module(value)
-        self.input.observe(value)
-        self.output.observe(out)
+        out = super().on_observe(value)
         if isinstance(self.module, torch.nn.Linear):
             flat = value.detach().flatten(0, -2).float()
             total = flat.t() @ flat
@@ -144,8 +155,7 @@ class DualProduct(Dual):
 
     def settle(self) -> None:
         """See Dual."""
-        self.input.settle(f'{self.name}: input')
-        self.output.settle(f'{self.name}: output')
+        super().settle()
         weight = self.weight.detach().float().flatten(1).t().contiguous().numpy()
         moments = [] if self._moments is None else [(self._moments / self._tokens).numpy()]
         linear = Linear(self.name, weight, moments)
@@ -215,11 +225,14 @@ class DualProduct(Dual):
         sums = self.apply_to(codes.double(), weight.double(), None).to(torch.int64)
         if bias is not None:
             sums = sums + bias.view(self._by_output())
-        out, by = self._out(sums), self.requantise()
-        tensors = {'weight': weight, 'multiplier': by.by, 'input': codes, 'sums': sums,
-                   'output': out.plain}
-        self.paths.tell(self.name, self.kind, tensors | ({} if bias is None else {'bias': bias}),
-                        {**self.numbers(), 'shift': by.shift})
+        out = self._out(sums)
+        if self.paths.record is not None:  # the numbers cost more than the product
+            by = self.requantise()
+            tensors = {'weight': weight, 'multiplier': by.by, 'input': codes, 'sums': sums,
+                       'output': out.plain}
+            self.paths.tell(self.name, self.kind,
+                            tensors if bias is None else {**tensors, 'bias': bias},
+                            {**self.numbers(), 'shift': by.shift})
         return out
 
     def numbers(self) -> dict:
@@ -265,30 +278,17 @@ class DualNorm(Dual):
     """LayerNorm or RMSNorm: an integer square root and a division for each token."""
 
     def __init__(self, name: str, module: torch.nn.Module, rule: Rule, paths: Paths):
-        super().__init__(name, paths)
-        self.module = module
+        super().__init__(name, module, paths)
         self.centred = isinstance(module, torch.nn.LayerNorm)
         self.eps = module.eps if self.centred else module.variance_epsilon
         self.input = Range(WIDE, rule.activations.quantiser)  # where it comes as a real number
         self.output = Range(rule.activations.bits, rule.activations.quantiser)
         self.largest = 0.0  # of the inputs
 
-    def on_float(self, value: torch.Tensor) -> torch.Tensor:
-        """See Dual."""
-        return self.module(value)
-
     def on_observe(self, value: torch.Tensor) -> torch.Tensor:
         """See Dual."""
-        out = self.module(value)
         self.largest = max(self.largest, float(value.abs().max()))
-        self.input.observe(value)
-        self.output.observe(out)
-        return out
-
-    def settle(self) -> None:
-        """See Dual."""
-        self.input.settle(f'{self.name}: input')
-        self.output.settle(f'{self.name}: output')
+        return super().on_observe(value)
 
     def _codes(self, value: torch.Tensor) -> Codes:
         if isinstance(value, Codes):
@@ -365,26 +365,9 @@ class DualActivation(Dual):
     """An elementwise function, by a table over its input's grid."""
 
     def __init__(self, name: str, module: torch.nn.Module, rule: Rule, paths: Paths):
-        super().__init__(name, paths)
-        self.module = module
+        super().__init__(name, module, paths)
         self.input = Range(TABLE_BITS, rule.activations.quantiser)
         self.output = Range(WIDE, rule.activations.quantiser)
-
-    def on_float(self, value: torch.Tensor) -> torch.Tensor:
-        """See Dual."""
-        return self.module(value)
-
-    def on_observe(self, value: torch.Tensor) -> torch.Tensor:
-        """See Dual."""
-        out = self.module(value)
-        self.input.observe(value)
-        self.output.observe(out)
-        return out
-
-    def settle(self) -> None:
-        """See Dual."""
-        self.input.settle(f'{self.name}: input')
-        self.output.settle(f'{self.name}: output')
 
     def table(self) -> torch.Tensor:
         """Return the output's code for each of the input's, from the least on: int64 [4096]."""
@@ -417,20 +400,13 @@ class DualEmbedding(Dual):
     """A table of vectors on a grid of 16 bits."""
 
     def __init__(self, name: str, module: torch.nn.Embedding, paths: Paths):
-        super().__init__(name, paths)
-        self.module = module
+        super().__init__(name, module, paths)
         self.scale = 1.0
 
     @property
     def weight(self) -> torch.nn.Parameter:
         """The real vectors."""
         return self.module.weight
-
-    def on_float(self, value: torch.Tensor) -> torch.Tensor:
-        """See Dual."""
-        return self.module(value)
-
-    on_observe = on_float
 
     def settle(self) -> None:
         """See Dual."""
@@ -444,15 +420,18 @@ class DualEmbedding(Dual):
 
     def integer_weight(self) -> torch.Tensor:
         """Return the integers, int64 [vectors, width]."""
-        return (self.weight.detach().double() / self.scale + 0.5).floor().to(torch.int64)
+        return self._codes(self.weight)
+
+    def _codes(self, vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors.detach().double() / self.scale + 0.5).floor().to(torch.int64)
 
     def on_integer(self, value: torch.Tensor) -> Codes:
         """See Dual."""
-        weight = self.integer_weight()
-        found = torch.nn.functional.embedding(value, weight)
-        self.paths.tell(self.name, 'embedding', {'weight': weight, 'input': value,
-                                                 'output': found},
-                        {'bits': WIDE, 'scale': self.scale})
+        found = self._codes(self.module(value))
+        if self.paths.record is not None:
+            self.paths.tell(self.name, 'embedding', {
+                'weight': self.integer_weight(), 'input': value, 'output': found},
+                {'bits': WIDE, 'scale': self.scale})
         return self.paths.codes(found, self.scale)
 
 
@@ -462,8 +441,7 @@ class DualRotary(Dual):
     BITS = 14
 
     def __init__(self, name: str, module: torch.nn.Module, paths: Paths):
-        super().__init__(name, paths)
-        self.module = module
+        super().__init__(name, module, paths)
 
     def forward(self, value: torch.Tensor, *args, **kwargs):
         """Return (cosines, sines) as the module does, on the path that is taken now."""
@@ -476,8 +454,5 @@ class DualRotary(Dual):
             return found
         unit = 2.0 ** -self.BITS
         return tuple(self.paths.codes((one.double() / unit + 0.5).floor(), unit) for one in found)
-
-    def settle(self) -> None:
-        """See Dual."""
 
 

@@ -135,10 +135,8 @@ def _is_activation(module: torch.nn.Module) -> bool:
         home.startswith('torch.nn.modules.activation') or home == 'transformers.activations')
 
 
-def _was_run(dual) -> bool:
-    ranges = dual.ranges() if isinstance(dual, DualAttention) else {
-        key: value for key, value in vars(dual).items() if hasattr(value, 'observe')}
-    return any(one._largest for one in ranges.values())
+def _was_run(dual: Dual | DualAttention) -> bool:
+    return any(one.seen for one in dual.ranges().values())
 
 
 def _restore(model: torch.nn.Module, name: str, dual) -> None:
@@ -236,8 +234,7 @@ class _Followed(torch.Tensor):
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            first = next(one for one in args if isinstance(one, _Followed)) if any(
-                isinstance(one, _Followed) for one in args) else None
+            first = next((one for one in args if isinstance(one, _Followed)), None)
             if first is None:
                 return function(*args, **kwargs)
             name = getattr(function, '__name__', '')

@@ -115,9 +115,7 @@ class Codes(torch.Tensor):
 
 
 def _apply(function, args: tuple, kwargs: dict):
-    first = next(one for one in _flat(args) if isinstance(one, Codes)) if any(
-        isinstance(one, Codes) for one in _flat(args)) else next(
-        one for one in _flat(kwargs.values()) if isinstance(one, Codes))
+    first = next(one for one in _flat([*args, *kwargs.values()]) if isinstance(one, Codes))
     if function in _MOVES:
         if function in (_T.to, _T.float, _T.double, _T.type_as):
             return _wrapped(args[0].as_subclass(_T).clone(), first)
