@@ -171,6 +171,14 @@ Segment segment_of(std::uintptr_t data, std::int64_t stride, std::int64_t rows,
   return {reinterpret_cast<const std::uint8_t*>(data), stride, rows, columns, group, bits};
 }
 
+PackedKernel kernel_of(const std::string& name) {
+  if (name.empty()) return best_packed_kernel();
+  for (const PackedKernel& known : packed_kernels()) {
+    if (name == known.name) return known;
+  }
+  throw std::invalid_argument("no kernel '" + name + "' on this processor");
+}
+
 void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t stride,
                      std::int64_t columns, int bits, std::int64_t group, Floats& out,
                      std::int64_t first, int threads, const std::string& kernel) {
@@ -185,24 +193,19 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
     throw std::invalid_argument("the segment's columns don't fit out");
   }
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
-  PackedKernel::Function function = nullptr;
-  for (const PackedKernel& known : packed_kernels()) {
-    if (kernel == known.name) function = known.function;
-  }
-  if (!kernel.empty() && function == nullptr) {
-    throw std::invalid_argument("no kernel '" + kernel + "' on this processor");
-  }
+  const PackedKernel chosen = kernel_of(kernel);
   float* const sums = out.mutable_data() + first;  // throws where it may not be written
   const float* const values = inputs.data();
   const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
   py::gil_scoped_release release;
-  add_packed_product(segment, values, tokens, sums, out_stride, threads, function);
+  add_packed_product(segment, values, tokens, sums, out_stride, threads, chosen);
 }
 
 void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                  int bits, std::int64_t group, std::uintptr_t out, const std::string& dtype,
-                 std::int64_t out_stride, int threads) {
+                 std::int64_t out_stride, int threads, const std::string& kernel) {
   const Segment segment = segment_of(data, stride, rows, columns, bits, group);
+  const PackedKernel chosen = kernel_of(kernel);
   const RowType type = row_type(dtype);
   if (type == RowType::kFloat16) throw std::invalid_argument("rows are not unpacked to float16");
   const std::uintptr_t item = type == RowType::kFloat32 ? 4 : 2;
@@ -211,11 +214,10 @@ void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, st
   }
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   py::gil_scoped_release release;
-  if (type == RowType::kFloat32) {
-    unpack_float32(segment, reinterpret_cast<float*>(out), out_stride, threads);
-  } else {
-    unpack_bfloat16(segment, reinterpret_cast<std::uint16_t*>(out), out_stride, threads);
-  }
+  const bool whole = type == RowType::kFloat32;
+  unpack_packed(segment, whole ? reinterpret_cast<float*>(out) : nullptr,
+                whole ? nullptr : reinterpret_cast<std::uint16_t*>(out), out_stride, threads,
+                chosen);
 }
 
 py::tuple round_to_integers(const Floats& values, int bits, std::int64_t group,
@@ -324,7 +326,7 @@ void bind_numbers(py::module_& m) {
       "The kernels of packed_products that run on this processor, the best one first.");
   m.def("unpack_rows", &unpack_rows, py::arg("segment"), py::arg("stride"), py::arg("rows"),
         py::arg("columns"), py::arg("bits"), py::arg("group"), py::arg("out"), py::arg("dtype"),
-        py::arg("out_stride"), py::arg("threads"),
+        py::arg("out_stride"), py::arg("threads"), py::arg("kernel") = "",
         "Write the values of a segment, see packed_products, to an address: float32 or bfloat16, "
         "`out_stride` values from row to row.");
   m.def("round_to_integers", &round_to_integers, py::arg("values").noconvert(), py::arg("bits"),

@@ -1,7 +1,8 @@
 // Copyright 2026 The neuron_chunk_ros authors
 // SPDX-License-Identifier: Apache-2.0
-// Products of few tokens with packed rows. Compiled once for each generation of processors, by the
-// packed_kernel_*.cpp, with what that one's vectors are; so everything here is of its file alone.
+// Products of few tokens with packed rows, and what the rows stand for. Compiled once for each
+// generation of processors, by the packed_kernel_*.cpp, with what that one's vectors are; so
+// everything here is of its file alone.
 #pragma once
 
 #include <cstdint>
@@ -314,6 +315,47 @@ void add_packed(const Segment& segment, const float* inputs, std::int64_t tokens
     add_bits<8>(segment, inputs, tokens, out, out_stride, begin, end);
   } else {
     add_bits<4>(segment, inputs, tokens, out, out_stride, begin, end);
+  }
+}
+
+template <int kBits>
+void unpack_bits(const Segment& segment, float* floats, std::uint16_t* halves, std::int64_t stride,
+                 std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+  constexpr std::int64_t kTile = 512;  // columns widened at a time: a loop that is long enough
+  const std::int64_t values = (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
+  alignas(64) std::uint32_t bits[kTile];  // of floats
+  for (std::int64_t r = begin; r < end; ++r) {
+    const std::uint8_t* const row = segment.data + r * segment.stride;
+    for (std::int64_t from = 0; from < segment.columns; from += kTile) {
+      const std::int64_t left = segment.columns - from;
+      const std::int64_t width = left < kTile ? left : kTile;
+      for (std::int64_t c = 0; c < width; c += kBlock) {
+        const std::int64_t number = (from + c) / segment.group;
+        const float scale = widened(load<std::uint16_t>(row + values + 2 * number));
+        Wide wide = integers_of<kBits>(row + (from + c) / kBlock * kBytes);
+        for (int i = 0; i < kParts; ++i) wide.part[i] *= scale;
+        std::memcpy(bits + c, &wide, sizeof wide);
+      }
+      if (floats != nullptr) {
+        std::memcpy(floats + r * stride + from, bits, static_cast<std::size_t>(4 * width));
+        continue;
+      }
+      // To the nearest, ties to even; all are finite, being scales times small integers.
+      std::uint16_t* __restrict const out = halves + r * stride + from;
+      for (std::int64_t c = 0; c < width; ++c) {
+        out[c] = static_cast<std::uint16_t>((bits[c] + 0x7fffU + (bits[c] >> 16 & 1U)) >> 16);
+      }
+    }
+  }
+}
+
+void unpack_rows(const Segment& segment, float* floats, std::uint16_t* halves, std::int64_t stride,
+                 std::int64_t begin, std::int64_t end) {
+  if (segment.bits == 8) {
+    unpack_bits<8>(segment, floats, halves, stride, begin, end);
+  } else {
+    unpack_bits<4>(segment, floats, halves, stride, begin, end);
   }
 }
 

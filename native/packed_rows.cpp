@@ -15,126 +15,7 @@ namespace neuron_chunk {
 namespace {
 
 constexpr std::int64_t kBlock = 32;  // columns; the unit in which integers are laid out
-constexpr std::int64_t kTile = 512;  // columns widened at a time
 constexpr std::int64_t kTileBlocks = 8;
-
-// Half a block: what is worked on together, with whatever vectors the processor has.
-constexpr int kLanes = kBlock / 2;
-using Bytes [[gnu::vector_size(kLanes)]] = std::uint8_t;
-using Integers [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
-using Floats [[gnu::vector_size(kLanes * sizeof(float))]] = float;
-
-struct Block {
-  Floats low;
-  Floats high;
-};
-
-template <typename Vector, typename Value>
-[[gnu::always_inline]] inline Vector load(const Value* from) {
-  Vector vector;
-  std::memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-[[gnu::always_inline]] inline Floats to_floats(Bytes narrow) {
-  return __builtin_convertvector(__builtin_convertvector(narrow, Integers), Floats);
-}
-
-// The integers of a block of 32 columns, as float32.
-template <int kBits>
-[[gnu::always_inline]] inline Block integers_of(const std::uint8_t* block) {
-  if constexpr (kBits == 8) {
-    // GCC widens unsigned bytes in one go, signed ones one by one.
-    return {to_floats(load<Bytes>(block) ^ 0x80) - 128.0F,
-            to_floats(load<Bytes>(block + kLanes) ^ 0x80) - 128.0F};
-  } else {
-    const auto both = load<Bytes>(block);
-    return {to_floats(both & 15) - 8.0F, to_floats(both >> 4) - 8.0F};
-  }
-}
-
-[[gnu::always_inline]] inline float scale_at(const std::uint8_t* scales, std::int64_t number) {
-  std::uint16_t bits;
-  std::memcpy(&bits, scales + 2 * number, sizeof bits);
-  return Bfloat16::widened(bits);
-}
-
-std::int64_t value_bytes(const Segment& segment) {
-  return (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
-}
-
-template <int kBits>
-[[gnu::always_inline]] inline void widen_row(const Segment& segment, const std::uint8_t* row,
-                                             std::int64_t begin, std::int64_t end,
-                                             float* __restrict out) {
-  constexpr std::int64_t kBytes = kBlock * kBits / 8;
-  const std::uint8_t* const scales = row + value_bytes(segment);
-  for (std::int64_t block = begin; block < end; ++block, out += kBlock) {
-    const float scale = scale_at(scales, block * kBlock / segment.group);
-    Block wide = integers_of<kBits>(row + block * kBytes);
-    wide.low *= scale;
-    wide.high *= scale;
-    std::memcpy(out, &wide, sizeof wide);
-  }
-}
-
-std::uint16_t to_bfloat16(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);  // finite: a scale times a small integer
-  return static_cast<std::uint16_t>((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16);
-}
-
-struct Unpacking {
-  const Segment& segment;
-  float* floats;
-  std::uint16_t* halves;
-  std::int64_t stride;
-};
-
-template <int kBits>
-[[gnu::always_inline]] inline void unpack_rows(const Unpacking& unpacking, std::int64_t begin,
-                                               std::int64_t end) {
-  const Segment& segment = unpacking.segment;
-  alignas(64) float wide[kTile];
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t at = 0; at < segment.columns; at += kTile) {
-      const std::int64_t width = std::min(kTile, segment.columns - at);
-      widen_row<kBits>(segment, segment.data + row * segment.stride, at / kBlock,
-                       (at + width + kBlock - 1) / kBlock, wide);
-      if (unpacking.floats != nullptr) {
-        std::copy_n(wide, width, unpacking.floats + row * unpacking.stride + at);
-      } else {
-        std::uint16_t* __restrict out = unpacking.halves + row * unpacking.stride + at;
-        for (std::int64_t c = 0; c < width; ++c) out[c] = to_bfloat16(wide[c]);
-      }
-    }
-  }
-}
-
-NEURON_CHUNK_CLONES void unpack_int8(const Unpacking& unpacking, std::int64_t begin,
-                                     std::int64_t end) {
-  unpack_rows<8>(unpacking, begin, end);
-}
-
-NEURON_CHUNK_CLONES void unpack_int4(const Unpacking& unpacking, std::int64_t begin,
-                                     std::int64_t end) {
-  unpack_rows<4>(unpacking, begin, end);
-}
-
-void unpack(const Unpacking& unpacking, int threads) {
-  const Segment& segment = unpacking.segment;
-  const std::int64_t worth = 1 + segment.rows * segment.columns / (1 << 18);
-  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, segment.rows})),
-            [&](int number, int of) {
-              const std::int64_t begin = segment.rows * number / of;
-              const std::int64_t end = segment.rows * (number + 1) / of;
-              if (segment.bits == 8) {
-                unpack_int8(unpacking, begin, end);
-              } else {
-                unpack_int4(unpacking, begin, end);
-              }
-            });
-}
 
 // Rounded away from zero, so that nothing is clipped for it, unless that overflows.
 float bfloat16_scale(double value, float least) {
@@ -216,39 +97,43 @@ std::vector<PackedKernel> packed_kernels() {
   std::vector<PackedKernel> found;
 #if defined(NEURON_CHUNK_X86_KERNELS)
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
-    found.push_back({"avx512", add_packed_avx512});
+    found.push_back({"avx512", add_packed_avx512, unpack_packed_avx512});
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    found.push_back({"avx2", add_packed_avx2});
+    found.push_back({"avx2", add_packed_avx2, unpack_packed_avx2});
   }
 #endif
-  found.push_back({"base", add_packed_base});
+  found.push_back({"base", add_packed_base, unpack_packed_base});
   return found;
+}
+
+const PackedKernel& best_packed_kernel() {
+  static const PackedKernel best = packed_kernels().front();
+  return best;
 }
 
 void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
                         float* out, std::int64_t out_stride, int threads,
-                        PackedKernel::Function kernel) {
-  static const PackedKernel::Function best = packed_kernels().front().function;
-  const auto add = kernel == nullptr ? best : kernel;
+                        const PackedKernel& kernel) {
   const std::int64_t blocks = (segment.columns + kBlock - 1) / kBlock;
   const std::int64_t worth = 1 + segment.rows * segment.columns * tokens / (1 << 19);
   // Shares are whole tiles of the kernels: what is left over is slower.
   const std::int64_t tiles = (blocks + kTileBlocks - 1) / kTileBlocks;
-  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})),
+  share_out(
+      static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})), [&](int number, int of) {
+        kernel.add(segment, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
+                   std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
+      });
+}
+
+void unpack_packed(const Segment& segment, float* floats, std::uint16_t* halves,
+                   std::int64_t stride, int threads, const PackedKernel& kernel) {
+  const std::int64_t worth = 1 + segment.rows * segment.columns / (1 << 18);
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, segment.rows})),
             [&](int number, int of) {
-              add(segment, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
-                  std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
+              kernel.unpack(segment, floats, halves, stride, segment.rows * number / of,
+                            segment.rows * (number + 1) / of);
             });
-}
-
-void unpack_float32(const Segment& segment, float* out, std::int64_t stride, int threads) {
-  unpack({segment, out, nullptr, stride}, threads);
-}
-
-void unpack_bfloat16(const Segment& segment, std::uint16_t* out, std::int64_t stride,
-                     int threads) {
-  unpack({segment, nullptr, out, stride}, threads);
 }
 
 }  // namespace neuron_chunk

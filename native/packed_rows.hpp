@@ -18,37 +18,44 @@ struct Segment {
   int bits;            // 4 or 8
 };
 
-// A kernel adds the blocks of 32 columns [begin, end), see packed_kernel.hpp.
+// What one generation of processors runs, see packed_kernel.hpp.
 struct PackedKernel {
-  using Function = void (*)(const Segment& segment, const float* inputs, std::int64_t tokens,
-                            float* out, std::int64_t out_stride, std::int64_t begin,
-                            std::int64_t end);
+  using Add = void (*)(const Segment& segment, const float* inputs, std::int64_t tokens,
+                       float* out, std::int64_t out_stride, std::int64_t begin, std::int64_t end);
+  using Unpack = void (*)(const Segment& segment, float* floats, std::uint16_t* halves,
+                          std::int64_t stride, std::int64_t begin, std::int64_t end);
   const char* name;
-  Function function;
+  Add add;        // blocks of 32 columns [begin, end)
+  Unpack unpack;  // rows [begin, end)
 };
 
-// Those that run on this processor, the best one first.
+// Those that run on this processor, the best one first; and that one.
 std::vector<PackedKernel> packed_kernels();
+const PackedKernel& best_packed_kernel();
 
 // out[token][column] += the sum over rows of inputs[token][row] * value, in float32.
 // inputs: [tokens, rows]; out: rows of memory `out_stride` floats apart, [tokens, columns].
-// kernel: nullptr for the best one.
 void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
                         float* out, std::int64_t out_stride, int threads,
-                        PackedKernel::Function kernel = nullptr);
+                        const PackedKernel& kernel = best_packed_kernel());
 
-// Writes the values as float32, or rounded to bfloat16: [rows, columns], rows `stride` values
-// apart.
-void unpack_float32(const Segment& segment, float* out, std::int64_t stride, int threads);
-void unpack_bfloat16(const Segment& segment, std::uint16_t* out, std::int64_t stride, int threads);
+// Writes the values as float32, or rounded to bfloat16, whichever is given: [rows, columns], rows
+// `stride` values apart.
+void unpack_packed(const Segment& segment, float* floats, std::uint16_t* halves,
+                   std::int64_t stride, int threads,
+                   const PackedKernel& kernel = best_packed_kernel());
 
-// Each compiled with flags of its own.
-void add_packed_base(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
-                     std::int64_t out_stride, std::int64_t begin, std::int64_t end);
-void add_packed_avx2(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
-                     std::int64_t out_stride, std::int64_t begin, std::int64_t end);
-void add_packed_avx512(const Segment& segment, const float* inputs, std::int64_t tokens,
-                       float* out, std::int64_t out_stride, std::int64_t begin, std::int64_t end);
+// Each pair compiled with flags of its own.
+#define NEURON_CHUNK_KERNEL(NAME)                                                          \
+  void add_packed_##NAME(const Segment& segment, const float* inputs, std::int64_t tokens, \
+                         float* out, std::int64_t out_stride, std::int64_t begin,          \
+                         std::int64_t end);                                                \
+  void unpack_packed_##NAME(const Segment& segment, float* floats, std::uint16_t* halves,  \
+                            std::int64_t stride, std::int64_t begin, std::int64_t end);
+NEURON_CHUNK_KERNEL(base)
+NEURON_CHUNK_KERNEL(avx2)
+NEURON_CHUNK_KERNEL(avx512)
+#undef NEURON_CHUNK_KERNEL
 
 // Rounds to the nearest integers. Of the scales at which a group's value of largest magnitude
 // becomes the least integer divided by one of `shrinks`, the one of least squared error is taken;

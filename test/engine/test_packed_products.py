@@ -51,14 +51,16 @@ def test_products(kernel, name, rows, columns, beside, threads, seed, tokens, fi
     np.testing.assert_array_equal(out[:, first + columns:], before[:, first + columns:])
 
 
+@pytest.mark.parametrize('kernel', _native.packed_kernels())
 @settings(max_examples=80, deadline=None)
 @given(**CASES, dtype=st.sampled_from(['float32', 'bfloat16']))
-def test_unpacking(name, rows, columns, beside, threads, seed, dtype):
+def test_unpacking(kernel, name, rows, columns, beside, threads, seed, dtype):
     made, kind = PACKED_FORMATS[name], getattr(torch, dtype)
     memory, values = packed(made, rows, columns, beside, seed)
     out = torch.full((rows + 1, columns + 5), 7.0, dtype=kind)
     _native.unpack_rows(memory.ctypes.data + beside or 64, memory.shape[1], rows, columns,
-                        made.bits, made.group, out.data_ptr(), dtype, columns + 5, threads)
+                        made.bits, made.group, out.data_ptr(), dtype, columns + 5, threads,
+                        kernel)
     want = torch.from_numpy(values.astype(np.float32)).to(kind)
     assert torch.equal(out[:rows, :columns], want)
     assert (out[rows:] == 7).all() and (out[:, columns:] == 7).all()
