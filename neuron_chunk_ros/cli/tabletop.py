@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk tabletop train, eval: the small model that ships."""
+"""neuron-chunk tabletop train, eval, draw: the small model that ships, and its world."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 def register(subparsers) -> None:
     """Add the sub-commands to the parser of `neuron-chunk`."""
-    text = 'train and evaluate the small model that ships'
+    text = 'train and evaluate the small model that ships, draw its world'
     parser = subparsers.add_parser('tabletop', help=text, description=f'{text.capitalize()}.')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
 
@@ -37,6 +37,14 @@ def register(subparsers) -> None:
                           help='also with a grey image: how far guessing gets')
     evaluate.add_argument('--json', action='store_true', help='for programs')
     evaluate.set_defaults(run=_evaluate)
+
+    draw = commands.add_parser('draw', help='write pictures of its world, and questions about '
+                                            'them with answers')
+    draw.add_argument('folder', metavar='DIR', type=Path, help='folder to write; must not exist')
+    draw.add_argument('--per-type', metavar='N', type=int, default=20,
+                      help='questions of each type (default 20)')
+    draw.add_argument('--seed', type=int, default=1_000_003)
+    draw.set_defaults(run=_draw)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -93,4 +101,11 @@ def _evaluate(args: argparse.Namespace) -> int:
                           'seed': args.seed}))
     else:
         print(evaluation.table(scores, guessing))
+    return 0
+
+
+def _draw(args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.tabletop.evaluation import draw
+    count = draw(args.folder, args.per_type, args.seed)
+    print(f'{args.folder / "questions.jsonl"}: {count} questions about the pictures beside it')
     return 0

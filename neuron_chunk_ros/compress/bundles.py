@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,11 @@ import torch
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.compress.algorithms import Linear, Pruner
+from neuron_chunk_ros.compress.exam import MOST_TOKENS, Exam
 from neuron_chunk_ros.compress.recipe import Recipe, Rule
+from neuron_chunk_ros.compress.report import GroupReport, Report
 from neuron_chunk_ros.engine.rows import STORED
+from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BundleError, RecipeError
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
@@ -44,59 +46,15 @@ Progress = Callable[[float], None]  # the share that is done, 0 to 1
 Columns = Callable[[int, int], np.ndarray]  # some elements of all of a group's rows, as stored
 
 
-@dataclass
-class GroupReport:
-    """What became of a group."""
-
-    name: str
-    bits: int             # of its integers; 0: it stays as it was
-    rows: int
-    rows_pruned: int
-    weights_zero: float   # share of the weights
-    nbytes: int
-    nbytes_before: int
-    error: float          # of the outputs on the calibration's tokens, relative L2; NaN: unknown
-
-
-@dataclass
-class Report:
-    """What was done, for people and programs."""
-
-    recipe: str
-    tokens: int
-    groups: list[GroupReport] = field(default_factory=list)
-
-    def text(self) -> str:
-        """Return a line for each sort of group, and the whole."""
-        kinds: dict[str, list[GroupReport]] = {}
-        for group in self.groups:
-            kinds.setdefault(re.sub(r'\.\d+\.', '.*.', group.name), []).append(group)
-        lines = [f'{"groups":<18} {"bits":>4} {"bytes":>6} {"zeros":>6} {"error":>8} {"worst":>8}']
-        for kind, members in [*kinds.items(), ('all', self.groups)]:
-            bits = {group.bits or 16 for group in members}
-            share = sum(g.nbytes for g in members) / sum(g.nbytes_before for g in members)
-            errors = [group.error for group in members]
-            lines.append(
-                f'{kind:<18} {bits.pop() if len(bits) == 1 else "-":>4} {share:>6.3f} '
-                f'{np.mean([group.weights_zero for group in members]):>6.3f} '
-                f'{np.sqrt(np.mean(np.square(errors))):>8.4f} {max(errors):>8.4f}')
-        return '\n'.join([*lines, f"recipe {self.recipe}, {self.tokens} tokens; bytes: of the "
-                          "source's; error: of the outputs, relative"])
-
-    def record(self) -> dict:
-        """Return it as plain values."""
-        return {'recipe': self.recipe, 'tokens': self.tokens,
-                'groups': [vars(group) for group in self.groups]}
-
-
 def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recipe,
              samples: Iterable[Sample], *, device: str = 'cpu', name: str | None = None,
-             progress: Progress | None = None) -> tuple[Bundle, Report]:
+             exam: Exam | None = None, progress: Progress | None = None) -> tuple[Bundle, Report]:
     """Write a compressed bundle and return it, opened, with a report.
 
     :param source: a Hugging Face folder, or a bundle in its original order whose rows are not
         packed. A folder is converted beside the target first, and the copy removed at the end.
     :param samples: (prompt, images uint8 [height, width, 3] RGB) each, to calibrate on.
+    :param exam: asked of the source and of the compressed model, for the report.
     :raises RecipeError: for rules that contradict each other.
     :raises RequestError: for no sample at all, or one that can't be used.
     :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target.
@@ -120,8 +78,18 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
                 writer.write_group(bundle.embedding.name, sources.rows(bundle.embedding))
             _decoder(work, writer, sources, samples, device, tell)
             writer.write_resident(resident_of(bundle))
+        if exam is not None:
+            for after, asked in enumerate((bundle.path, target)):
+                _take(exam, asked, bool(after), device)
+            work.report.answers = exam.answers
         tell(1.0)
     return Bundle.open(target), work.report
+
+
+def _take(exam: Exam, bundle: Path, after: bool, device: str) -> None:
+    with Session.open(bundle, device=device) as session:
+        exam.ask(lambda prompt, images: session.ask(
+            prompt, images, max_new_tokens=MOST_TOKENS).text, after)
 
 
 @contextlib.contextmanager

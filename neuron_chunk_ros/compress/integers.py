@@ -7,23 +7,26 @@ Unlike bundles, which are written layer by layer, this holds the whole model in 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
+from neuron_chunk_ros.compress.exam import MOST_TOKENS, Ask, Exam
 from neuron_chunk_ros.compress.export import operations as operations_
 from neuron_chunk_ros.compress.export.graphs import write_graphs
 from neuron_chunk_ros.compress.export.hardware import write_benches
 from neuron_chunk_ros.compress.export.memory import write_headers, write_images
+from neuron_chunk_ros.compress.integer.layers import DualProduct
 from neuron_chunk_ros.compress.integer.model import IntegerModel, convert
 from neuron_chunk_ros.compress.recipe import Recipe
+from neuron_chunk_ros.compress.report import IntegerReport
 from neuron_chunk_ros.errors import ModelError, RequestError
-from neuron_chunk_ros.families import prompt_builder
+from neuron_chunk_ros.families import PromptBuilder, prompt_builder, stop_tokens
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint
 from neuron_chunk_ros.prepare.layer_walk import Sample
 from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target
@@ -31,41 +34,15 @@ from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target
 _ROOM = 12  # times the weights' bytes in integers: what all exports may take on the disk
 
 
-@dataclass
-class IntegerReport:
-    """What was done, for people and programs."""
-
-    recipe: str
-    operations: dict[str, int]        # by kind
-    accumulator_bits: int             # the most that any sum needs
-    in_float: dict[str, int]          # operations done in float, by name
-    left: list[str]                   # modules whose parameters are rounded where they are met
-    train_differs: float              # integer against training path, largest code of the logits
-    logits_error: float               # integer path against the model, relative
-
-    def text(self) -> str:
-        """Return it as lines."""
-        kinds = ', '.join(f'{count} {kind}' for kind, count in sorted(self.operations.items()))
-        floats = ', '.join(f'{name} ({count})' for name, count in self.in_float.items())
-        return (f'recipe {self.recipe}: {kinds}\n'
-                f'sums need at most {self.accumulator_bits} bits of 32\n'
-                f'in float: {floats or "nothing"}\n'
-                f'constants rounded where they are met, of: {", ".join(self.left) or "none"}\n'
-                f'logits: integer path against training path {self.train_differs:g} codes at '
-                f'most, against the model {self.logits_error:.4f} relative')
-
-    def record(self) -> dict:
-        """Return it as plain values."""
-        return vars(self)
-
-
 def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recipe,
-             samples: Iterable[Sample], progress: Callable[[float], None] | None = None
+             samples: Iterable[Sample], exam: Exam | None = None,
+             progress: Callable[[float], None] | None = None
              ) -> tuple[IntegerModel, IntegerReport]:
     """Convert a Hugging Face folder to integers, write them and what the recipe exports.
 
     :param samples: (prompt, images) each; ranges are learnt from all, the first one's integers
         are the golden vectors.
+    :param exam: asked of the model and of its integers, for the report.
     :raises RecipeError: see integer.model.convert. ModelError: for a folder that can't be used.
     :raises RequestError: for no sample at all.
     """
@@ -74,15 +51,26 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     checkpoint = Checkpoint(source)
     logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
-        source, local_files_only=True, attn_implementation='eager').float().eval()
-    inputs = _inputs(model, checkpoint.family.name, source, samples)
+        source, local_files_only=True, attn_implementation='eager').eval()
+    item_bytes = next(model.parameters()).element_size()
+    model = model.float()
+    prompts = prompt_builder(checkpoint.family.name, source, model.config)
+    stops = stop_tokens(source, model.config, prompts)
+    inputs = [prompts.build(prompt, images) for prompt, images in samples]
+    if not inputs:
+        raise RequestError('at least one sample is needed: a prompt and an image')
 
     def run(converted: torch.nn.Module) -> list[torch.Tensor]:
         return [converted(**one, use_cache=False).logits for one in inputs]
 
     integers = convert(model, recipe, run)
     tell(0.5)
-    report = _report(integers, model, recipe, inputs[0])
+    report = _report(integers, model, recipe, inputs[0], item_bytes)
+    if exam is not None:
+        exam.ask(_asking(model, prompts, stops), after=False)
+        with integers.on('integer') as converted:
+            exam.ask(_asking(converted, prompts, stops), after=True)
+        report.answers = exam.answers
     size = sum(parameter.numel() for parameter in model.parameters())
     with AtomicFolder(target, (_ROOM if recipe.exports else 3) * size) as folder:
         done = operations_.record(integers, lambda converted: converted(
@@ -97,17 +85,30 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     return integers, report
 
 
-def _inputs(model, family: str, source: Path, samples: Iterable[Sample]) -> list[dict]:
-    prompts = prompt_builder(family, source, model.config)
-    found = [prompts.build(prompt, images) for prompt, images in samples]
-    if not found:
-        raise RequestError('at least one sample is needed: a prompt and an image')
-    return found
+def _asking(model: torch.nn.Module, prompts: PromptBuilder, stops: set[int]) -> Ask:
+    """Return what answers greedily, the whole prompt anew for each token."""
+    @torch.no_grad()
+    def ask(prompt: str, images: list) -> str:
+        inputs = prompts.build(prompt, images)
+        asked = inputs['input_ids'].shape[1]
+        for _ in range(MOST_TOKENS):
+            logits = model(**inputs, use_cache=False).logits
+            token = logits[:, -1:].argmax(-1)
+            if token.item() in stops:
+                break
+            for name in ('input_ids', 'attention_mask'):
+                more = token if name == 'input_ids' else torch.ones_like(token)
+                inputs[name] = torch.cat([inputs[name], more], 1)
+            if 'mm_token_type_ids' in inputs:
+                inputs['mm_token_type_ids'] = torch.nn.functional.pad(
+                    inputs['mm_token_type_ids'], (0, 1))
+        return prompts.tokenizer.decode(inputs['input_ids'][0, asked:], skip_special_tokens=True)
+    return ask
 
 
 @torch.no_grad()
 def _report(integers: IntegerModel, model: torch.nn.Module, recipe: Recipe,
-            inputs: dict) -> IntegerReport:
+            inputs: dict, item_bytes: int) -> IntegerReport:
     want = model(**inputs, use_cache=False).logits
     logits = {}
     before, integers.paths.dtype = integers.paths.dtype, torch.float64
@@ -116,10 +117,48 @@ def _report(integers: IntegerModel, model: torch.nn.Module, recipe: Recipe,
             logits[path] = converted(**inputs, use_cache=False).logits
     integers.paths.dtype = before
     got = logits['integer']
+    products = {name: dual for name, dual in integers.duals.items()
+                if isinstance(dual, DualProduct)}
+    weights = [(dual.weight.numel(), dual.rule.weights.grid.bits,
+                0 if dual.bias is None else dual.bias.numel()) for dual in products.values()]
     return IntegerReport(
         recipe.name, {}, max(integers.accumulators().values()), {}, integers.left,
         float((got.value - logits['train'].value).abs().max() / got.scale),
-        float((got.value - want).norm() / want.norm()))
+        float((got.value - want).norm() / want.norm()),
+        _errors(integers, model, inputs),
+        {name: (dual.rule.weights.grid.bits, dual.input.bits) for name, dual in products.items()},
+        sum(count * bits // 8 + 4 * biases for count, bits, biases in weights),
+        sum((count + biases) * item_bytes for count, _, biases in weights))
+
+
+def _errors(integers: IntegerModel, model: torch.nn.Module, inputs: dict) -> dict[str, float]:
+    """Return how far each product's integers are off what the model has in the same place."""
+    want: dict[str, list[torch.Tensor]] = {}
+    sums: dict[str, tuple[float, float]] = {}
+
+    def keep(name: str, made: torch.Tensor) -> None:
+        want.setdefault(name, []).append(made)
+
+    def compare(name: str, made: torch.Tensor) -> None:
+        expected = want[name].pop(0)
+        off, size = sums.get(name, (0.0, 0.0))
+        sums[name] = (off + float((made.value - expected).square().sum(dtype=torch.float64)),
+                      size + float(expected.square().sum(dtype=torch.float64)))
+
+    def run(where: torch.nn.Module, hear: Callable[[str, torch.Tensor], None]) -> None:
+        handles = [where.get_submodule(name).register_forward_hook(
+            lambda _, __, made, name=name: hear(name, made))
+            for name, dual in integers.duals.items() if isinstance(dual, DualProduct)]
+        try:
+            where(**inputs, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    run(model, keep)
+    with integers.on('integer') as converted:
+        run(converted, compare)
+    return {name: math.sqrt(off / size) if size else 0.0 for name, (off, size) in sums.items()}
 
 
 def _export(folder: Path, done: list, recipe: Recipe) -> None:

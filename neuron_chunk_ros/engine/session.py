@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
 
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
@@ -28,7 +27,7 @@ from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import FAMILIES, PromptBuilder, prompt_builder
+from neuron_chunk_ros.families import FAMILIES, prompt_builder, stop_tokens
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.profile import Profile
@@ -62,7 +61,7 @@ class Session:
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
         self._runner = Runner(
             model, self._decoder, groups, products, self._prompts,
-            _stop_tokens(bundle, config, self._prompts),
+            stop_tokens(bundle.path, config, self._prompts),
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             drafting=Drafting(PromptLookup()) if drafts else None)
         self._stream: FrameWindow | None = None
@@ -282,21 +281,6 @@ class Session:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def _stop_tokens(bundle: Bundle, config, prompts: PromptBuilder) -> set[int]:
-    """Return the model's own end tokens."""
-    try:
-        own = GenerationConfig.from_pretrained(bundle.path, local_files_only=True)
-    except OSError:
-        own = GenerationConfig.from_model_config(config)
-    stops = own.eos_token_id
-    if stops is None:
-        stops = prompts.tokenizer.eos_token_id
-    if stops is None:
-        raise BundleError(f'{bundle.path}: neither generation_config.json nor the '
-                          'tokenizer names an end token')
-    return set(stops if isinstance(stops, list) else [stops])
 
 
 def _budgets(bundle: Bundle) -> Budgets:

@@ -10,11 +10,11 @@ from pathlib import Path
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families.base import Family, GroupPlan, Member
 from neuron_chunk_ros.families.llava_onevision import LLAVA_ONEVISION
-from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart
+from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart, stop_tokens
 from neuron_chunk_ros.families.qwen2_vl import QWEN2_VL
 
 __all__ = ['FAMILIES', 'Family', 'GroupPlan', 'Member', 'PromptBuilder', 'PromptPart',
-           'family_for', 'prompt_builder']
+           'family_for', 'prompt_builder', 'stop_tokens']
 
 FAMILIES = {family.name: family for family in (LLAVA_ONEVISION, QWEN2_VL)}
 

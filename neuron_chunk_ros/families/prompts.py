@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from neuron_chunk_ros.errors import BundleError, ModelError
 
@@ -219,3 +219,18 @@ class PromptBuilder(ABC):
 
 def _name_text(name: str) -> str:
     return f'{name}: '
+
+
+def stop_tokens(folder: Path, config, prompts: PromptBuilder) -> set[int]:
+    """Return a model's own end tokens. Raises BundleError where nothing names one."""
+    try:
+        own = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        own = GenerationConfig.from_model_config(config)
+    stops = own.eos_token_id
+    if stops is None:
+        stops = prompts.tokenizer.eos_token_id
+    if stops is None:
+        raise BundleError(f'{folder}: neither generation_config.json nor the tokenizer names an '
+                          'end token')
+    return set(stops if isinstance(stops, list) else [stops])

@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact match of a tabletop model on fresh scenes, question type by question type."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.tabletop.batches import BatchMaker
 from neuron_chunk_ros.tabletop.network import answer_logits, vision_features
-from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, sample
+from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, SceneQuestion, sample
+from neuron_chunk_ros.tabletop.scenes import Scene, render
 
 CAMERA = (640, 480)
 
@@ -40,13 +43,10 @@ def exact_match(model: Path | torch.nn.Module, per_type: int = 300, seed: int = 
             model, attn_implementation='eager', local_files_only=True).eval()
     maker = BatchMaker(CAMERA)
     scores = {}
-    for number, kind in enumerate((*SINGLE_VIEW, *MULTI_VIEW)):
+    for kind, drawn in _questions(per_type, seed):
         report(kind)
-        # Seeds of evaluation never meet those of training, which start with the recipe's seed.
-        rng = np.random.default_rng([seed, number])
         by_views: dict[int, list] = {}
-        for _ in range(per_type):
-            scenes, question = sample(rng, kind)
+        for scenes, question in drawn:
             by_views.setdefault(len(scenes), []).append((scenes, [question]))
         right = 0
         for prompts in by_views.values():
@@ -54,6 +54,35 @@ def exact_match(model: Path | torch.nn.Module, per_type: int = 300, seed: int = 
                 right += _right(model, maker(prompts[start:start + 50]), blank)
         scores[kind] = right / per_type
     return scores
+
+
+def _questions(per_type: int, seed: int
+               ) -> Iterator[tuple[str, list[tuple[list[Scene], SceneQuestion]]]]:
+    for number, kind in enumerate((*SINGLE_VIEW, *MULTI_VIEW)):
+        # Seeds of evaluation never meet those of training, which start with the recipe's seed.
+        rng = np.random.default_rng([seed, number])
+        yield kind, [sample(rng, kind) for _ in range(per_type)]
+
+
+def draw(folder: Path, per_type: int, seed: int) -> int:
+    """Write the same questions as files: pictures, and questions.jsonl with prompts and answers.
+
+    :return: how many questions.
+    :raises ModelError: where the folder exists.
+    """
+    if folder.exists():
+        raise ModelError(f'{folder}: exists already; give a folder to be made')
+    (folder / 'pictures').mkdir(parents=True)
+    lines = []
+    for kind, drawn in _questions(per_type, seed):
+        for number, (scenes, question) in enumerate(drawn):
+            names = [f'pictures/{kind}-{number}-{view}.png' for view in range(len(scenes))]
+            for name, scene in zip(names, scenes, strict=True):
+                Image.fromarray(render(scene, CAMERA)).save(folder / name)
+            lines.append(json.dumps({'type': kind, 'prompt': question.text,
+                                     'answer': question.answer, 'images': names}))
+    (folder / 'questions.jsonl').write_text('\n'.join(lines) + '\n')
+    return len(lines)
 
 
 def _right(model, batch, blank: bool) -> int:

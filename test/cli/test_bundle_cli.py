@@ -13,21 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main']
-
-
-def run(*arguments, **options):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, **options)
-
-
-def refused(*arguments, **options):
-    """Run a command that must fail; return its one line."""
-    done = run(*arguments, **options)
-    assert done.returncode == 1 and done.stdout == ''
-    assert done.stderr.startswith('neuron-chunk: error: ') and done.stderr.count('\n') == 1
-    return done.stderr
+from commands import COMMAND, line_of, refused, run, run_apart
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def test_synthesize_convert_inspect_verify(tmp_path):
     model, bundle = tmp_path / 'model', tmp_path / 'bundle'
     done = run('synthesize', 'tiny-llava-onevision', model, '--seed', 3)
     assert done.returncode == 0 and 'seed 3' in done.stdout, done.stderr
-    done = run('convert', model, bundle)
+    done = run_apart('convert', model, bundle)
     assert done.returncode == 0 and '12 groups' in done.stdout and done.stderr == ''
     done = run('verify', bundle)
     assert done.returncode == 0 and 'intact' in done.stdout
@@ -143,8 +129,9 @@ def test_errors_are_one_line(tiny_models, bundle, tmp_path):
 
 def test_running_out_of_disk_midway(tiny_models, tmp_path):
     (tmp_path / 'here').mkdir()
-    line = refused('convert', tiny_models['tiny-qwen2-vl'], tmp_path / 'here' / 'b',
-                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2))
+    line = line_of(run_apart(
+        'convert', tiny_models['tiny-qwen2-vl'], tmp_path / 'here' / 'b',
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)))
     assert 'File too large' in line
     assert os.listdir(tmp_path / 'here') == []
 

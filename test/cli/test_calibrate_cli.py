@@ -8,38 +8,23 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import COMMAND, run, run_apart
 from PIL import Image
 
-from neuron_chunk_ros.cli.main import main
 from neuron_chunk_ros.cli.samples import _files, _samples
-
-COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main']
-
-
-def run(*arguments, **options):
-    # one thread: tiny products gain nothing from more, which wait for each other when it is busy
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **options)
 
 
 @pytest.fixture
-def answer(capsys):
+def answer():
     """Give a way to run a command in this process: (exit code, stdout, stderr)."""
     def command(*arguments):
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as usage:
-            code = usage.code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        return code, *capsys.readouterr()
+        done = run(*arguments)
+        return done.returncode, done.stdout, done.stderr
     return command
 
 
@@ -67,7 +52,7 @@ def contents(folder):
 
 
 def test_calibrate_rewrite_and_back(bundle, pictures, tmp_path):
-    done = run('calibrate', bundle, '--images', pictures, '--prompt', 'what is this?',
+    done = run_apart('calibrate', bundle, '--images', pictures, '--prompt', 'what is this?',
                '--prompt', 'how many?', '--samples', 5)
     assert done.returncode == 0 and 'calibrated on 5 samples' in done.stdout, done.stderr
     lines = done.stderr.splitlines()
@@ -133,8 +118,8 @@ def test_what_cannot_be_done_is_said_in_one_line(bundle, pictures, tmp_path, ans
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_bundle_as_it_was(bundle, pictures, tmp_path):
     before = contents(bundle)
-    done = run('calibrate', bundle, '--images', pictures, '--samples', 1,
-               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2))
+    done = run_apart('calibrate', bundle, '--images', pictures, '--samples', 1,
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2))
     assert done.returncode == 1
     assert 'it is as it was' in done.stderr.splitlines()[-1]
     assert contents(bundle) == before

@@ -7,10 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,27 +19,21 @@ from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.measure import SIZES_KIB
 from neuron_chunk_ros.storage.profile import PROFILE_JSON
 
-COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main', 'profile']
 # --buffered and --allow-tmpfs: the tests run wherever there is a disk or none
 QUICK = ['--seconds', '1', '--buffered', '--allow-tmpfs']
 PICTURE = 'storage-profile.png'
 
 
-def run(*arguments, **options):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, **options)
+def run(*arguments):
+    return commands.run('profile', *arguments)
 
 
-def refused(*arguments, **options):
-    """Run a command that must fail; return its one line."""
-    done = run(*arguments, **options)
-    assert done.returncode == 1 and done.stdout == ''
-    assert done.stderr.startswith('neuron-chunk: error: ') and done.stderr.count('\n') == 1
-    return done.stderr
+def refused(*arguments):
+    return commands.refused('profile', *arguments)
 
 
 def test_a_folder_of_bundles(tmp_path):
-    done = run('--path', tmp_path, *QUICK)
+    done = commands.run_apart('profile', '--path', tmp_path, *QUICK)
     assert done.returncode == 0 and done.stderr == '', done.stderr
     assert sorted(os.listdir(tmp_path)) == [PROFILE_JSON, PICTURE]
     profile = profile_file.load(tmp_path / PROFILE_JSON)
@@ -103,7 +97,8 @@ def test_read_only_storage(tmp_path):
 @pytest.mark.parametrize('moment', ['writing', 'reading'])
 def test_stopped_midway_leaves_nothing(tmp_path, number, code, moment):
     process = subprocess.Popen(
-        [*COMMAND, '--path', str(tmp_path), '--buffered', '--allow-tmpfs', '--seconds', '8'],
+        [*commands.COMMAND, 'profile', '--path', str(tmp_path), '--buffered', '--allow-tmpfs',
+         '--seconds', '8'],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         # The reader opens the file once more than the writer.

@@ -45,3 +45,22 @@ def test_evaluation_prints_a_table(capsys):
     assert len(report['scores']) == 9 and report['per_type'] == 2
     assert main(['tabletop', 'eval', '--model', '/nonexistent']) == 1
     assert 'neuron-chunk: error: /nonexistent' in capsys.readouterr().err
+
+
+def test_drawn_questions_are_those_of_the_evaluation(tmp_path, capsys):
+    from neuron_chunk_ros.compress.exam import Exam
+    folder = tmp_path / 'world'
+    assert main(['tabletop', 'draw', str(folder), '--per-type', '2', '--seed', '3']) == 0
+    assert '18 questions' in capsys.readouterr().out
+    exam = Exam.load(folder / 'questions.jsonl')
+    kinds = [question.type for question in exam.questions]
+    assert kinds[::2] == kinds[1::2] and len(set(kinds)) == 9
+    assert {len(question.images) for question in exam.questions[:12]} == {1}
+    from neuron_chunk_ros.engine.session import Session
+    from neuron_chunk_ros.tabletop import evaluation, shipped
+    with Session.open(shipped.bundle_dir(tmp_path / 'bundle')) as session:
+        exam.ask(lambda prompt, images: session.ask(prompt, images).text, after=False)
+    scores = evaluation.exact_match(shipped.model_dir(), 2, 3)
+    assert exam.answers.shares(exam.answers.before) == scores
+    assert main(['tabletop', 'draw', str(folder)]) == 1
+    assert 'exists already' in capsys.readouterr().err

@@ -4,8 +4,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.cli.main import main
 from neuron_chunk_ros.compress import algorithms_of
 from neuron_chunk_ros.compress import recipe as recipes
 from neuron_chunk_ros.compress.bundles import LARGEST_BLOCK, Moments, compress
@@ -195,21 +194,20 @@ def own(tmp_path):
     return write
 
 
-def run(folder, *more):
+def run(capsys, folder, *more):
     (folder / 'pictures').mkdir(exist_ok=True)
     Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(folder / 'pictures' / 'a.png')
-    return subprocess.run(
-        [sys.executable, '-m', 'neuron_chunk_ros.cli.main', 'compress', folder / 'model',
-         folder / 'out', '--recipe', folder / 'r.yaml', '--images', folder / 'pictures',
-         '--algorithms', folder / 'own.py', *more], capture_output=True, text=True)
+    arguments = ['compress', folder / 'model', folder / 'out', '--recipe', folder / 'r.yaml',
+                 '--images', folder / 'pictures', '--algorithms', folder / 'own.py', *more]
+    return main([str(argument) for argument in arguments]), *capsys.readouterr()
 
 
-def test_an_algorithm_of_ones_own_from_the_command_line(tiny_models, own):
+def test_an_algorithm_of_ones_own_from_the_command_line(tiny_models, own, capsys):
     folder = own('ends(self, values, grid):\n        return np.abs(values).max(axis=1)')
     shutil.copytree(tiny_models['tiny-qwen2-vl'], folder / 'model')
-    done = run(folder, '--report', folder / 'report.json', '--samples', '3')
-    assert done.returncode == 0, done.stderr
-    assert 'lm_head' in done.stdout and 'rows of int4' in done.stdout
+    code, out, err = run(capsys, folder, '--report', folder / 'report.json', '--samples', '3')
+    assert code == 0, err
+    assert 'lm_head' in out and 'rows of int4' in out
     groups = json.loads((folder / 'report.json').read_text())['groups']
     assert {group['bits'] for group in groups} == {4}
     bundle = Bundle.open(folder / 'out')
