@@ -48,6 +48,7 @@ def test_calibration_orders_every_group_and_weighs_it(evaluation):
     assert all(0 < worth < 100 for worth in known.worth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('budgets', ['TEAL', 'uniform'])
 def test_topk_reads_exactly_its_budgets(evaluation, budgets):
     outcome = evaluation.outcome(Variant('topk', budgets=budgets), 'qwen2-7b', 0.5)

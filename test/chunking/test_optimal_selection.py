@@ -85,6 +85,7 @@ def test_against_trying_everything(seed, target):
             assert mine >= best * (1 - 1e-5)
 
 
+@pytest.mark.slow
 def test_time_budgets_are_spent_nearly_as_well_as_can_be():
     """The best under a budget may lie between two prices; what that loses is small."""
     rng = np.random.default_rng(1)

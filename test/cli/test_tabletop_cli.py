@@ -36,13 +36,13 @@ def test_training_stopped_by_ctrl_c_is_saved_and_goes_on(tmp_path):
 
 
 def test_evaluation_prints_a_table(capsys):
-    assert main(['tabletop', 'eval', '--per-type', '4', '--blank']) == 0
+    assert main(['tabletop', 'eval', '--per-type', '1', '--blank']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ['type', 'exact', 'match', 'blank', 'image']
     assert len(lines) == 1 + 6 + 1 + 3 + 1
-    assert main(['tabletop', 'eval', '--per-type', '2', '--json']) == 0
+    assert main(['tabletop', 'eval', '--per-type', '1', '--json']) == 0
     report = json.loads(capsys.readouterr().out)
-    assert len(report['scores']) == 9 and report['per_type'] == 2
+    assert len(report['scores']) == 9 and report['per_type'] == 1
     assert main(['tabletop', 'eval', '--model', '/nonexistent']) == 1
     assert 'neuron-chunk: error: /nonexistent' in capsys.readouterr().err
 
@@ -50,17 +50,17 @@ def test_evaluation_prints_a_table(capsys):
 def test_drawn_questions_are_those_of_the_evaluation(tmp_path, capsys):
     from neuron_chunk_ros.compress.exam import Exam
     folder = tmp_path / 'world'
-    assert main(['tabletop', 'draw', str(folder), '--per-type', '2', '--seed', '3']) == 0
-    assert '18 questions' in capsys.readouterr().out
+    assert main(['tabletop', 'draw', str(folder), '--per-type', '1', '--seed', '3']) == 0
+    assert '9 questions' in capsys.readouterr().out
     exam = Exam.load(folder / 'questions.jsonl')
     kinds = [question.type for question in exam.questions]
-    assert kinds[::2] == kinds[1::2] and len(set(kinds)) == 9
-    assert {len(question.images) for question in exam.questions[:12]} == {1}
+    assert len(kinds) == len(set(kinds)) == 9
+    assert {len(question.images) for question in exam.questions[:6]} == {1}
     from neuron_chunk_ros.engine.session import Session
     from neuron_chunk_ros.tabletop import evaluation, shipped
     with Session.open(shipped.bundle_dir(tmp_path / 'bundle')) as session:
         exam.ask(lambda prompt, images: session.ask(prompt, images).text, after=False)
-    scores = evaluation.exact_match(shipped.model_dir(), 2, 3)
+    scores = evaluation.exact_match(shipped.model_dir(), 1, 3)
     assert exam.answers.shares(exam.answers.before) == scores
     assert main(['tabletop', 'draw', str(folder)]) == 1
     assert 'exists already' in capsys.readouterr().err

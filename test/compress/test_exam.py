@@ -141,13 +141,14 @@ def test_a_report_of_integers(tiny_models, pictures, tmp_path):
             'activations: {bits: 8, quantiser: minmax}}]\n'
             'fixed_point: {word: 24, fraction: 16}\n')
         assert main(['compress', str(folder), str(tmp_path / str(bits)), '--recipe', str(recipe),
-                     '--images', str(pictures), '--questions', str(questions), '--report',
-                     str(tmp_path / 'report.json'), '--figure',
-                     str(tmp_path / 'figure.svg')]) == 0
+                     '--images', str(pictures), '--report', str(tmp_path / 'report.json'),
+                     *(['--questions', str(questions), '--figure', str(tmp_path / 'figure.svg')]
+                       if bits == 8 else [])]) == 0
         report = json.loads((tmp_path / 'report.json').read_text())
         worst[bits] = max(report['errors'].values())
         assert set(map(tuple, report['bits'].values())) == {(bits, 8)}
-        assert report['answers']['thing']['before'] == 1
+        if bits == 8:
+            assert report['answers']['thing']['before'] == 1
         assert report['nbytes'] / report['nbytes_before'] == pytest.approx(bits / 32, rel=0.1)
     assert 0 < worst[8] < worst[4] < 1
     assert 'svg' in (tmp_path / 'figure.svg').read_text()[:300]

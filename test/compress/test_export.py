@@ -206,6 +206,7 @@ def test_a_wrong_bit_makes_the_bench_fail(exported, tmp_path, file):
 
 
 @needs_icarus
+@pytest.mark.slow
 def test_cocotb_computes_the_golden_vectors(exported, tmp_path):
     pytest.importorskip('cocotb', reason='cocotb is not installed')
     one = min(products(exported), key=lambda p: p.constants['weight'].size)

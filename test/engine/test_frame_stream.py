@@ -69,7 +69,7 @@ def kept_bytes(session, stream):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('count', [1, 2, 4])
+@pytest.mark.parametrize('count', [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize('names', [False, True])
 def test_stream_equals_all_frames_at_once_and_plain_transformers(
         plain, tiny_bundles, family, count, names):
@@ -117,8 +117,8 @@ RATES = {
 
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('rates', RATES)
-@pytest.mark.parametrize('window', [1, 2])
-@pytest.mark.parametrize('positions', [4, 0.15])
+@pytest.mark.parametrize('window', [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize('positions', [4, pytest.param(0.15, marks=pytest.mark.slow)])
 def test_dropping_frames_equals_rotating_from_scratch(
         plain, tiny_bundles, family, rates, window, positions, monkeypatch):
     """Holes in the middle, several cameras, and positions moved down on the way."""

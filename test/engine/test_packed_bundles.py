@@ -21,7 +21,7 @@ from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.verify import verify
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
-FORMATS = ('int4', 'int4-64', 'int8')
+FORMATS = ('int4', pytest.param('int4-64', marks=pytest.mark.slow), 'int8')
 QUESTION = 'what is on the table?'
 
 

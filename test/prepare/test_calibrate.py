@@ -164,7 +164,8 @@ def test_tables_equal_brute_force(plain, tiny_bundles, family):
         np.testing.assert_allclose(got[f'layers.0.{name}'], want[name], atol=1e-9)
 
 
-@pytest.mark.parametrize('layout', ['bundled', 'separate'])
+@pytest.mark.parametrize('layout', [
+    'bundled', pytest.param('separate', marks=pytest.mark.slow)])
 def test_what_is_stored(tiny_models, tmp_path, layout):
     from neuron_chunk_ros.prepare.convert import convert
     path = convert(tiny_models['tiny-qwen2-vl'], tmp_path / 'b', layout=layout).path

@@ -25,7 +25,8 @@ def samples(count=2):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('layout', ['bundled', 'separate'])
+@pytest.mark.parametrize('layout', [
+    'bundled', pytest.param('separate', marks=pytest.mark.slow)])
 def test_it_is_the_model(tiny_models, older_bundle, tmp_path, family, layout):
     want = AutoModelForImageTextToText.from_pretrained(tiny_models[family]).state_dict()
     bundle = convert(tiny_models[family], tmp_path / 'plain', layout=layout)

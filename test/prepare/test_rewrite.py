@@ -27,6 +27,7 @@ from neuron_chunk_ros.storage.verify import verify
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 FORMS = [('hot-cold', 'bundled'), ('original', 'separate'), ('hot-cold', 'separate')]
+SOME_FORMS = [*(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[:2]), FORMS[2]]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -80,7 +81,7 @@ def weights(path):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', SOME_FORMS)
 def test_going_back_gives_the_same_files(calibrated, rewritten, tmp_path, family, form):
     here = rewritten[family, form]
     assert verify(Bundle.open(here)) == []
@@ -101,7 +102,7 @@ def test_ways_around_lead_home(rewritten, tmp_path, start, steps):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', SOME_FORMS)
 def test_rows_and_columns_lie_where_the_order_says(calibrated, rewritten, family, form):
     before, after = weights(calibrated[family]), weights(rewritten[family, form])
     assert before.keys() == after.keys()
@@ -138,7 +139,7 @@ def test_hot_rows_come_first(calibrated, rewritten, family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', SOME_FORMS)
 def test_dense_answers_equal_plain_transformers(tiny_models, rewritten, family, form):
     plain = AutoModelForImageTextToText.from_pretrained(tiny_models[family]).eval()
     (prompt, shown), *_ = some_samples()
@@ -149,7 +150,7 @@ def test_dense_answers_equal_plain_transformers(tiny_models, rewritten, family, 
                                        rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', SOME_FORMS)
 def test_sparse_answers_choose_the_same_neurons(calibrated, rewritten, form):
     logits = {}
     (prompt, shown), *_ = some_samples()
@@ -162,7 +163,7 @@ def test_sparse_answers_choose_the_same_neurons(calibrated, rewritten, form):
     torch.testing.assert_close(logits['after'], logits['before'], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', SOME_FORMS)
 def test_the_calibration_comes_along(calibrated, rewritten, form):
     """What is carried is what calibrating the rewritten bundle would record."""
     before, after = (Bundle.open(path) for path in (
@@ -181,6 +182,7 @@ def test_the_calibration_comes_along(calibrated, rewritten, form):
             assert table['sparsity'] == source[kind]['sparsity']
 
 
+@pytest.mark.slow
 def test_separate_budgets_meet_in_a_bundled_group(calibrated, tmp_path):
     """Calibrated apart, then stored together: what is skipped of the parameters stays."""
     apart = rewrite(calibrated[FAMILIES[0]], tmp_path / 'apart', layout='separate').path

@@ -134,7 +134,7 @@ def test_from_flash_it_answers_as_it_does_in_memory(bundle):
     agree = right = 0
     with Session.open(bundle) as session:
         for kind in (*SINGLE_VIEW, *MULTI_VIEW):
-            for _ in range(4):
+            for _ in range(2):
                 scenes, question = sample(rng, kind)
                 answer = session.ask(question.text, [render(s) for s in scenes])
                 inputs = session.prepare(question.text, [render(s) for s in scenes])
@@ -143,8 +143,8 @@ def test_from_flash_it_answers_as_it_does_in_memory(bundle):
                     ids[0, inputs['input_ids'].shape[1]:], skip_special_tokens=True)
                 agree += answer.text == plain
                 right += answer.text == question.answer
-    assert agree >= 35, 'bfloat16 ties may flip one answer in 36, not more'
-    assert right >= 32
+    assert agree >= 17, 'bfloat16 ties may flip one answer in 18, not more'
+    assert right >= 15
 
 
 def test_a_bundle_is_made_once_and_remade_for_a_new_model(tmp_path):
