@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -40,6 +41,10 @@ using Floats [[gnu::vector_size(kLanes * sizeof(float))]] = float;
 
 struct Wide {
   Floats part[kParts];
+};
+
+struct Sums {
+  Floats of[8];
 };
 
 // A loop that is no loop from the start: GCC keeps arrays in registers only where every index is a
@@ -267,9 +272,131 @@ template <int kBits, int kTokens, int kBlocks>
 #undef NEURON_CHUNK_INLINED
 }
 
+#if !defined(__AVX512F__)
+// Four bits a time: as many blocks as fill a vector with whole words of eight integers. A word's
+// integer j is channel 4 * (the word's number in its block) + j / 2, of the block's second half
+// where j is odd. They are added up as they lie, at a cost of three operations a vector, and find
+// their places at the end.
+constexpr std::int64_t kSpan = kLanes / 4;  // blocks
+using Words [[gnu::vector_size(kLanes * sizeof(std::uint32_t))]] = std::uint32_t;
+using Signed [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
+
+// Each block's factor for the words of that block.
+[[gnu::always_inline]] inline Floats spread(const float* factors) {
+  if constexpr (kSpan == 1) return factors[0] - Floats{};
+#if defined(__AVX2__)
+  return _mm256_set_m128(_mm_broadcast_ss(factors + 1), _mm_broadcast_ss(factors));
+#endif
+}
+
+// kRows rows' integers [kFirst, kFirst + kCount) of the words of one span of blocks; `sums` has
+// room for eight vectors a token.
+template <int kTokens, int kFirst, int kCount>
+[[gnu::always_inline]] inline void add_words(const Part& part, const Rows& rows,
+                                             std::int64_t first, std::int64_t block,
+                                             std::int64_t at, Floats* sums) {
+  constexpr std::int64_t kBytes = kBlock / 2;
+  const std::int64_t more = part.segment.rows - first;
+  Floats sum[kTokens * kCount];
+#define NEURON_CHUNK_INLINED [&](auto number) __attribute__((always_inline))
+  each<kTokens * kCount>(NEURON_CHUNK_INLINED { sum[number] = Floats{}; });
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const std::uint8_t* const row = rows.row[r] + block * kBytes;
+    if constexpr (kFirst == 0) {
+      __builtin_prefetch(row + kRows * part.segment.stride, 0, 2);
+    }
+    const Words words = load<Words>(row);
+    const Floats scale = spread(rows.factor[r] + at);
+    Floats times[kTokens];
+    each<kTokens>(NEURON_CHUNK_INLINED {
+      constexpr int t = number;
+      if constexpr (kTokens == 1) {
+        times[0] = scale;
+      } else {
+        times[t] = scale * (r < more ? part.inputs[t * part.segment.rows + first + r] : 0.0F);
+      }
+    });
+    each<kCount>(NEURON_CHUNK_INLINED {
+      // Odd ones stay sixteen times too large: no integer has to be moved for them.
+      constexpr int j = kFirst + number, i = number;
+      const Words one = (words >> (j / 2 * 8)) & (j % 2 ? 0xf0U : 0x0fU);
+      const Floats wide =
+          __builtin_convertvector(reinterpret_cast<Signed>(one), Floats) - (j % 2 ? 128.0F : 8.0F);
+      each<kTokens>(NEURON_CHUNK_INLINED { sum[number * kCount + i] += times[number] * wide; });
+    });
+  }
+  each<kTokens * kCount>(NEURON_CHUNK_INLINED {
+    constexpr int t = number / kCount, j = kFirst + number % kCount;
+    sums[8 * t + j] += (j % 2 ? 0.0625F : 1.0F) * sum[number];
+  });
+#undef NEURON_CHUNK_INLINED
+}
+
+template <int kTokens>
+[[gnu::always_inline]] inline void add_span(const Part& part, const Rows& rows, std::int64_t first,
+                                            std::int64_t block, std::int64_t at, Floats* sums) {
+  if constexpr (kTokens == 1) {
+    add_words<1, 0, 8>(part, rows, first, block, at, sums);
+  } else if constexpr (kTokens == 2) {
+    add_words<2, 0, 4>(part, rows, first, block, at, sums);
+    add_words<2, 4, 4>(part, rows, first, block, at, sums);
+  } else {
+    add_words<kTokens, 0, 2>(part, rows, first, block, at, sums);
+    add_words<kTokens, 2, 2>(part, rows, first, block, at, sums);
+    add_words<kTokens, 4, 2>(part, rows, first, block, at, sums);
+    add_words<kTokens, 6, 2>(part, rows, first, block, at, sums);
+  }
+}
+
+// Adds what was summed up of the blocks from `block` on to the outputs.
+template <int kTokens>
+void settle(const Part& part, std::int64_t block, std::int64_t spans, const Floats* sums) {
+  for (std::int64_t span = 0; span < spans; ++span) {
+    for (int t = 0; t < kTokens; ++t) {
+      float values[8][kLanes];
+      std::memcpy(values, sums + 8 * (span * kTokens + t), sizeof values);
+      const std::int64_t begin = (block + span * kSpan) * kBlock;
+      const std::int64_t left = part.segment.columns - begin;
+      float* const out = part.out + t * part.out_stride + begin;
+      for (std::int64_t c = 0; c < kSpan * kBlock && c < left; ++c) {
+        const std::int64_t word = c / kBlock * 4 + c % 16 / 4;
+        out[c] += values[c % 4 * 2 + c % kBlock / 16][word];
+      }
+    }
+  }
+}
+
+template <int kTokens>
+void add_nibbles(const Part& part, std::int64_t begin, std::int64_t end) {
+  Rows rows;
+  const std::int64_t spans = (end - begin) / kSpan;
+  std::vector<Sums> sums(static_cast<std::size_t>(spans * kTokens));
+  for (std::int64_t first = 0; first < part.segment.rows; first += kRows) {
+    for (std::int64_t from = begin; from < end; from += kStretch) {
+      const std::int64_t count = end - from < kStretch ? end - from : kStretch;
+      prepare(part, kTokens, first, from, count, rows);
+      std::int64_t at = 0;
+      for (; at + kSpan <= count; at += kSpan) {
+        add_span<kTokens>(
+            part, rows, first, from + at, at,
+            sums[static_cast<std::size_t>((from + at - begin) / kSpan * kTokens)].of);
+      }
+      for (; at < count; ++at) add_tile<4, kTokens, 1>(part, rows, first, from + at, at);
+    }
+  }
+  settle<kTokens>(part, begin, spans, sums.empty() ? nullptr : sums[0].of);
+}
+#endif
+
 template <int kBits, int kTokens>
 [[gnu::always_inline]] inline void add_blocks(const Part& part, std::int64_t begin,
                                               std::int64_t end) {
+#if !defined(__AVX512F__)
+  if constexpr (kBits == 4) {
+    add_nibbles<kTokens>(part, begin, end);
+    return;
+  }
+#endif
   // As many as have their sums in registers.
   constexpr std::int64_t kFit = kRegisters / (kTokens == 3 ? 4 : kTokens) / kParts;
   constexpr int kBlocks = kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
