@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@ namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using DoubleArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using Indices = py::array_t<std::int64_t, py::array::c_style>;
 
 py::array_t<std::int64_t> to_array(const std::vector<Interval>& intervals) {
   static_assert(sizeof(Interval) == 2 * sizeof(std::int64_t), "a row of the array");
@@ -163,12 +165,35 @@ Segment segment_of(std::uintptr_t data, std::int64_t stride, std::int64_t rows,
   if (data == 0 || rows < 0 || columns < 1) {
     throw std::invalid_argument("a segment must have an address, rows and columns");
   }
-  if (bits != 4 && bits != 8) throw std::invalid_argument("bits must be 4 or 8");
-  if (group < 32 || group % 32 != 0) throw std::invalid_argument("group must be a multiple of 32");
-  const std::int64_t nbytes =
-      (columns + 31) / 32 * 32 * bits / 8 + 2 * ((columns + group - 1) / group);
-  if (stride < nbytes) throw std::invalid_argument("the stride is shorter than a row");
-  return {reinterpret_cast<const std::uint8_t*>(data), stride, rows, columns, group, bits};
+  if (bits < 2 || bits == 7 || bits > 8) {
+    throw std::invalid_argument("bits must be 2 to 6, or 8");
+  }
+  if (group != 16 && (group < 32 || group % 32 != 0)) {
+    throw std::invalid_argument("group must be 16 or a multiple of 32");
+  }
+  const Segment made{
+      reinterpret_cast<const std::uint8_t*>(data), stride, rows, columns, group, bits};
+  if (stride < made.value_bytes()) throw std::invalid_argument("the stride is shorter than a row");
+  return made;
+}
+
+std::int64_t scale_bytes(const Segment& segment) {
+  return 2 * ((segment.columns + segment.group - 1) / segment.group);
+}
+
+void expect_scales(const Segment& segment) {
+  if (segment.stride < segment.value_bytes() + scale_bytes(segment)) {
+    throw std::invalid_argument("the stride is shorter than a row");
+  }
+}
+
+// Row numbers, one for each row of a segment. What they are numbers of, the caller answers for.
+const std::int64_t* places_of(const std::optional<Indices>& places, std::int64_t rows) {
+  if (!places) return nullptr;
+  if (places->ndim() != 1 || places->shape(0) != rows) {
+    throw std::invalid_argument("there must be one place for each row");
+  }
+  return places->data();
 }
 
 PackedKernel kernel_of(const std::string& name) {
@@ -181,14 +206,27 @@ PackedKernel kernel_of(const std::string& name) {
 
 void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t stride,
                      std::int64_t columns, int bits, std::int64_t group, Floats& out,
-                     std::int64_t first, int threads, const std::string& kernel) {
+                     std::int64_t first, int threads, const std::string& kernel,
+                     std::uintptr_t scales, std::int64_t scale_stride,
+                     const std::optional<Indices>& scale_rows, float unit) {
   if (inputs.ndim() != 2 || out.ndim() != 2 || inputs.shape(0) != out.shape(0)) {
     throw std::invalid_argument("inputs must be of shape [tokens, rows], out [tokens, columns]");
   }
   if (inputs.shape(0) < 1 || inputs.shape(0) > 64) {
     throw std::invalid_argument("there must be 1 to 64 tokens");
   }
-  const Segment segment = segment_of(data, stride, inputs.shape(1), columns, bits, group);
+  Segment segment = segment_of(data, stride, inputs.shape(1), columns, bits, group);
+  segment.unit = unit;
+  if (scales == 0) {
+    expect_scales(segment);
+  } else {
+    if (scale_stride < scale_bytes(segment)) {
+      throw std::invalid_argument("the scales' stride is shorter than a row's scales");
+    }
+    segment.scales = reinterpret_cast<const std::uint8_t*>(scales);
+    segment.scale_stride = scale_stride;
+    segment.scale_rows = places_of(scale_rows, segment.rows);
+  }
   if (first < 0 || first > out.shape(1) - columns) {
     throw std::invalid_argument("the segment's columns don't fit out");
   }
@@ -203,8 +241,16 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
 
 void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                  int bits, std::int64_t group, std::uintptr_t out, const std::string& dtype,
-                 std::int64_t out_stride, int threads, const std::string& kernel) {
-  const Segment segment = segment_of(data, stride, rows, columns, bits, group);
+                 std::int64_t out_stride, int threads, const std::string& kernel,
+                 const std::optional<Indices>& places, std::uintptr_t finer,
+                 std::int64_t finer_stride, int finer_bits) {
+  Segment segment = segment_of(data, stride, rows, columns, bits, group);
+  expect_scales(segment);
+  segment.places = places_of(places, rows);
+  std::optional<Segment> refinement;
+  if (finer != 0) {
+    refinement = segment_of(finer, finer_stride, rows, columns, finer_bits, group);
+  }
   const PackedKernel chosen = kernel_of(kernel);
   const RowType type = row_type(dtype);
   if (type == RowType::kFloat16) throw std::invalid_argument("rows are not unpacked to float16");
@@ -215,7 +261,8 @@ void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, st
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   py::gil_scoped_release release;
   const bool whole = type == RowType::kFloat32;
-  unpack_packed(segment, whole ? reinterpret_cast<float*>(out) : nullptr,
+  unpack_packed(segment, refinement ? &*refinement : nullptr,
+                whole ? reinterpret_cast<float*>(out) : nullptr,
                 whole ? nullptr : reinterpret_cast<std::uint16_t*>(out), out_stride, threads,
                 chosen);
 }
@@ -311,11 +358,14 @@ void bind_numbers(py::module_& m) {
       "packed_products", &packed_products, py::arg("inputs").noconvert(), py::arg("segment"),
       py::arg("stride"), py::arg("columns"), py::arg("bits"), py::arg("group"),
       py::arg("out").noconvert(), py::arg("first"), py::arg("threads"), py::arg("kernel") = "",
+      py::arg("scales") = 0, py::arg("scale_stride") = 0, py::arg("scale_rows") = py::none(),
+      py::arg("unit") = 1.0F,
       "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is a "
       "segment of packed rows (storage/packed_rows.py) that begins at an address, `stride` bytes "
       "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them. "
-      "kernel: "
-      "one of packed_kernels(), '' for the best.");
+      "kernel: one of packed_kernels(), '' for the best. A refinement has no scales: those of "
+      "its rows' bases are at the address `scales`, `scale_stride` bytes from row to row; row i's "
+      "is number scale_rows[i], int64, and `unit` times as large.");
   m.def(
       "packed_kernels",
       [] {
@@ -327,8 +377,11 @@ void bind_numbers(py::module_& m) {
   m.def("unpack_rows", &unpack_rows, py::arg("segment"), py::arg("stride"), py::arg("rows"),
         py::arg("columns"), py::arg("bits"), py::arg("group"), py::arg("out"), py::arg("dtype"),
         py::arg("out_stride"), py::arg("threads"), py::arg("kernel") = "",
+        py::arg("places") = py::none(), py::arg("finer") = 0, py::arg("finer_stride") = 0,
+        py::arg("finer_bits") = 0,
         "Write the values of a segment, see packed_products, to an address: float32 or bfloat16, "
-        "`out_stride` values from row to row.");
+        "`out_stride` values from row to row. places: int64 [rows], which rows they are; None: "
+        "all. finer: the address of the rows' refinement, of so many bits, one after another.");
   m.def("round_to_integers", &round_to_integers, py::arg("values").noconvert(), py::arg("bits"),
         py::arg("group"), py::arg("shrinks"), py::arg("threads"),
         "float32 [rows, columns], finite -> (int8 [rows, columns], float32 [rows, groups] of "

@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::int64_t kBlock = 32;      // columns; the unit in which integers are laid out
 constexpr std::int64_t kRows = 16;       // added in one go: their sum is loaded and stored once
-constexpr std::int64_t kStretch = 16;    // blocks whose factors are prepared together
+constexpr std::int64_t kFactors = 16;    // prepared together, one for each unit of columns
 constexpr std::int64_t kMostTokens = 4;  // whose sums fit the registers
 
 #if defined(__AVX512F__)
@@ -76,7 +76,7 @@ template <typename Vector, typename Value>
 // The integers of a block of 32 columns. Compilers widen signed bytes one by one where they aren't
 // told.
 template <int kBits>
-[[gnu::always_inline]] inline Wide integers_of(const std::uint8_t* block) {
+[[gnu::always_inline]] inline Wide usual_integers_of(const std::uint8_t* block) {
   Wide wide;
 #if defined(__AVX512F__)
   if constexpr (kBits == 8) {
@@ -127,10 +127,75 @@ template <int kBits>
   return wide;
 }
 
+using Signed [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
+
+// Integers of any number of bits are planes of 4, 2 and 1 bits, the highest first: byte k of a
+// block's plane of w bits has those of the channels k, k + 4 w, k + 8 w ... . Bytes of one plane,
+// from the first on, as often as they are needed.
+template <int kWidth>
+[[gnu::always_inline]] inline Signed bytes_of(const std::uint8_t* from) {
+#if defined(__AVX512F__)
+  if constexpr (kWidth == 4) {
+    return reinterpret_cast<Signed>(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  } else if constexpr (kWidth == 2) {
+    return reinterpret_cast<Signed>(
+        _mm512_cvtepu8_epi32(_mm_set1_epi64x(load<std::int64_t>(from))));
+  } else {
+    return reinterpret_cast<Signed>(
+        _mm512_cvtepu8_epi32(_mm_set1_epi32(load<std::int32_t>(from))));
+  }
+#elif defined(__AVX2__)
+  if constexpr (kWidth == 1) {
+    return reinterpret_cast<Signed>(
+        _mm256_cvtepu8_epi32(_mm_set1_epi32(load<std::int32_t>(from))));
+  } else {
+    return reinterpret_cast<Signed>(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  }
+#else
+  using Bytes [[gnu::vector_size(kLanes)]] = std::uint8_t;
+  return __builtin_convertvector(load<Bytes>(from), Signed);
+#endif
+}
+
+// Part kPart of a block's plane.
+template <int kWidth, int kPart>
+[[gnu::always_inline]] inline Signed plane_of(const std::uint8_t* plane) {
+  constexpr int kBytes = 4 * kWidth, kFirst = kPart * kLanes;
+  Signed shift;
+  for (int l = 0; l < kLanes; ++l) shift[l] = kWidth * ((kFirst + l) / kBytes);
+  const Signed bytes = bytes_of<kWidth>(plane + (kLanes < kBytes ? kFirst % kBytes : 0));
+  return (bytes >> shift) & ((1 << kWidth) - 1);
+}
+
+template <int kBits>
+[[gnu::always_inline]] inline Wide integers_of(const std::uint8_t* block) {
+  if constexpr (kBits == 4 || kBits == 8) return usual_integers_of<kBits>(block);
+  Wide wide;
+  each<kParts>([&](auto number) __attribute__((always_inline)) {
+    constexpr int i = number;
+    Signed code = {};
+    const std::uint8_t* plane = block;
+    if constexpr ((kBits & 4) != 0) {
+      code = plane_of<4, i>(plane);
+      plane += 16;
+    }
+    if constexpr ((kBits & 2) != 0) {
+      code = (code << 2) | plane_of<2, i>(plane);
+      plane += 8;
+    }
+    if constexpr ((kBits & 1) != 0) code = (code << 1) | plane_of<1, i>(plane);
+    wide.part[i] = __builtin_convertvector(code - (1 << (kBits - 1)), Floats);
+  });
+  return wide;
+}
+
 // Which columns of which segment, for which tokens.
 struct Part {
   const Segment& segment;
-  const float* inputs;  // of the first token; the next one's are `rows` further
+  const float* inputs;  // of the first token
+  std::int64_t input_stride;
   float* out;
   std::int64_t out_stride;
 };
@@ -139,8 +204,8 @@ struct Part {
 // coming.
 struct Rows {
   const std::uint8_t* row[kRows];
-  // What each block's integers are worth, for one token times its input; [row][block].
-  alignas(64) float factor[kRows][kStretch];
+  // What each unit's integers are worth, for one token times its input; [row][unit].
+  alignas(64) float factor[kRows][kFactors];
 };
 
 #if !defined(__AVX512F__)
@@ -170,20 +235,23 @@ struct Rows {
 }
 #endif
 
-// The factors of the blocks [block, block + count) of rows from `first` on; behind the last row
-// that row again, times nothing.
+// The factors of the units of kUnit columns [unit, unit + count) of rows from `first` on; behind
+// the last row that row again, times nothing.
+template <int kUnit>
 [[gnu::always_inline]] inline void prepare(const Part& part, std::int64_t tokens,
-                                           std::int64_t first, std::int64_t block,
+                                           std::int64_t first, std::int64_t unit,
                                            std::int64_t count, Rows& rows) {
   const Segment& segment = part.segment;
-  const std::int64_t values = (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
-  const std::int64_t group = segment.group / kBlock;  // in blocks
-  const std::int64_t begin = block / group;           // the first scale
-  const std::int64_t scales = (block + count - 1) / group - begin + 1;
-  alignas(64) std::int32_t place[kStretch];  // of each block's scale among these
-  for (int b = 0; b < kStretch; ++b) {
-    const std::int64_t at = (block + b) / group - begin;
-    place[b] = static_cast<std::int32_t>(at < scales ? at : 0);
+  const std::int64_t group = segment.group / kUnit;  // in units
+  const std::int64_t begin = unit / group;           // the first scale
+  // The last unit may lie behind the columns, where there is no scale.
+  const std::int64_t last = (segment.columns - 1) / segment.group;
+  const std::int64_t scales =
+      ((unit + count - 1) / group < last ? (unit + count - 1) / group : last) - begin + 1;
+  alignas(64) std::int32_t place[kFactors];  // of each unit's scale among these
+  for (int u = 0; u < kFactors; ++u) {
+    const std::int64_t at = (unit + u) / group - begin;
+    place[u] = static_cast<std::int32_t>(at < scales ? at : 0);
   }
 #if defined(__AVX512F__)
   const std::uint32_t lanes = (1U << scales) - 1;
@@ -191,9 +259,9 @@ struct Rows {
   for (std::int64_t r = 0; r < kRows; ++r) {
     const bool there = first + r < segment.rows;
     const std::int64_t at = there ? first + r : segment.rows - 1;
-    rows.row[r] = segment.data + at * segment.stride;
-    const float x = !there ? 0.0F : tokens == 1 ? part.inputs[at] : 1.0F;
-    const std::uint8_t* const from = rows.row[r] + values + 2 * begin;
+    rows.row[r] = segment.row(at);
+    const float x = segment.unit * (!there ? 0.0F : tokens == 1 ? part.inputs[at] : 1.0F);
+    const std::uint8_t* const from = segment.scales_of(at) + 2 * begin;
     float* const factor = rows.factor[r];
 #if defined(__AVX512F__)
     const __m256i narrow = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(lanes), from);
@@ -202,19 +270,19 @@ struct Rows {
     _mm512_store_ps(factor,
                     group == 1 ? times : _mm512_permutexvar_ps(_mm512_load_si512(place), times));
 #else
-    alignas(32) std::uint16_t bits[kStretch] = {};
+    alignas(32) std::uint16_t bits[kFactors] = {};
     copy_scales(bits, from, scales);
     if (group == 1) {
-      for (int b = 0; b < kStretch; ++b) factor[b] = x * widened(bits[b]);
+      for (int u = 0; u < kFactors; ++u) factor[u] = x * widened(bits[u]);
     } else {
-      for (int b = 0; b < kStretch; ++b) factor[b] = x * widened(bits[place[b]]);
+      for (int u = 0; u < kFactors; ++u) factor[u] = x * widened(bits[place[u]]);
     }
 #endif
   }
 }
 
-// kBlocks blocks of kRows rows, for kTokens tokens; `at` is the first one's number in the stretch.
-template <int kBits, int kTokens, int kBlocks>
+// kBlocks blocks of kRows rows, for kTokens tokens; `at` is the number of their first factor.
+template <int kBits, int kTokens, int kBlocks, int kUnit>
 [[gnu::always_inline]] inline void add_tile(const Part& part, const Rows& rows, std::int64_t first,
                                             std::int64_t block, std::int64_t at) {
   constexpr std::int64_t kBytes = kBlock * kBits / 8;
@@ -234,17 +302,19 @@ template <int kBits, int kTokens, int kBlocks>
     }
     each<kBlocks>(NEURON_CHUNK_INLINED {
       constexpr int b = number;
-      const float scale = rows.factor[r][at + b];
+      const float* const scales = rows.factor[r] + at + b * kBlock / kUnit;
+      const float low = scales[0], high = scales[kBlock / kUnit - 1];  // of a block's halves
       const Wide wide = integers_of<kBits>(row + b * kBytes);
       each<kParts>(NEURON_CHUNK_INLINED {
         constexpr int i = number;
+        const float scale = i * kLanes < kBlock / 2 ? low : high;
         if constexpr (kTokens == 1) {
           sum[b * kParts + i] += scale * wide.part[i];
         } else {
           const Floats scaled = scale * wide.part[i];
           each<kTokens>(NEURON_CHUNK_INLINED {
             constexpr int t = number;
-            const float x = r < more ? part.inputs[t * part.segment.rows + first + r] : 0.0F;
+            const float x = r < more ? part.inputs[t * part.input_stride + first + r] : 0.0F;
             sum[(t * kBlocks + b) * kParts + i] += x * scaled;
           });
         }
@@ -279,210 +349,240 @@ template <int kBits, int kTokens, int kBlocks>
 // their places at the end.
 constexpr std::int64_t kSpan = kLanes / 4;  // blocks
 using Words [[gnu::vector_size(kLanes * sizeof(std::uint32_t))]] = std::uint32_t;
-using Signed [[gnu::vector_size(kLanes * sizeof(std::int32_t))]] = std::int32_t;
 
 // Each block's factor for the words of that block.
+template <int kUnit>
 [[gnu::always_inline]] inline Floats spread(const float* factors) {
   if constexpr (kSpan == 1) return factors[0] - Floats{};
 #if defined(__AVX2__)
-  return _mm256_set_m128(_mm_broadcast_ss(factors + 1), _mm_broadcast_ss(factors));
+  return _mm256_set_m128(_mm_broadcast_ss(factors + kBlock / kUnit), _mm_broadcast_ss(factors));
 #endif
 }
 
-// kRows rows' integers [kFirst, kFirst + kCount) of the words of one span of blocks; `sums` has
-// room for eight vectors a token.
-template <int kTokens, int kFirst, int kCount>
-[[gnu::always_inline]] inline void add_words(const Part& part, const Rows& rows,
-                                             std::int64_t first, std::int64_t block,
-                                             std::int64_t at, Floats* sums) {
-  constexpr std::int64_t kBytes = kBlock / 2;
-  const std::int64_t more = part.segment.rows - first;
-  Floats sum[kTokens * kCount];
+// kRows rows of one span of blocks, for one token.
+template <int kUnit>
+[[gnu::always_inline]] inline void add_span(const Part& part, const Rows& rows, std::int64_t block,
+                                            std::int64_t at, Sums& sums) {
+  constexpr int kHalves = kBlock / kUnit;  // of a block, where these have scales of their own
+  Floats sum[8];
 #define NEURON_CHUNK_INLINED [&](auto number) __attribute__((always_inline))
-  each<kTokens * kCount>(NEURON_CHUNK_INLINED { sum[number] = Floats{}; });
+  each<8>(NEURON_CHUNK_INLINED { sum[number] = Floats{}; });
   for (std::int64_t r = 0; r < kRows; ++r) {
-    const std::uint8_t* const row = rows.row[r] + block * kBytes;
-    if constexpr (kFirst == 0) {
-      __builtin_prefetch(row + kRows * part.segment.stride, 0, 2);
-    }
+    const std::uint8_t* const row = rows.row[r] + block * (kBlock / 2);
+    __builtin_prefetch(row + kRows * part.segment.stride, 0, 2);
     const Words words = load<Words>(row);
-    const Floats scale = spread(rows.factor[r] + at);
-    Floats times[kTokens];
-    each<kTokens>(NEURON_CHUNK_INLINED {
-      constexpr int t = number;
-      if constexpr (kTokens == 1) {
-        times[0] = scale;
-      } else {
-        times[t] = scale * (r < more ? part.inputs[t * part.segment.rows + first + r] : 0.0F);
-      }
-    });
-    each<kCount>(NEURON_CHUNK_INLINED {
+    Floats scale[kHalves];
+    each<kHalves>(
+        NEURON_CHUNK_INLINED { scale[number] = spread<kUnit>(rows.factor[r] + at + number); });
+    each<8>(NEURON_CHUNK_INLINED {
       // Odd ones stay sixteen times too large: no integer has to be moved for them.
-      constexpr int j = kFirst + number, i = number;
+      constexpr int j = number;
       const Words one = (words >> (j / 2 * 8)) & (j % 2 ? 0xf0U : 0x0fU);
-      const Floats wide =
-          __builtin_convertvector(reinterpret_cast<Signed>(one), Floats) - (j % 2 ? 128.0F : 8.0F);
-      each<kTokens>(NEURON_CHUNK_INLINED { sum[number * kCount + i] += times[number] * wide; });
+      const Floats wide = __builtin_convertvector(reinterpret_cast<Signed>(one), Floats);
+      sum[j] += scale[j % kHalves] * (wide - (j % 2 ? 128.0F : 8.0F));
     });
   }
-  each<kTokens * kCount>(NEURON_CHUNK_INLINED {
-    constexpr int t = number / kCount, j = kFirst + number % kCount;
-    sums[8 * t + j] += (j % 2 ? 0.0625F : 1.0F) * sum[number];
-  });
+  each<8>(
+      NEURON_CHUNK_INLINED { sums.of[number] += (number % 2 ? 0.0625F : 1.0F) * sum[number]; });
 #undef NEURON_CHUNK_INLINED
 }
 
-template <int kTokens>
-[[gnu::always_inline]] inline void add_span(const Part& part, const Rows& rows, std::int64_t first,
-                                            std::int64_t block, std::int64_t at, Floats* sums) {
-  if constexpr (kTokens == 1) {
-    add_words<1, 0, 8>(part, rows, first, block, at, sums);
-  } else if constexpr (kTokens == 2) {
-    add_words<2, 0, 4>(part, rows, first, block, at, sums);
-    add_words<2, 4, 4>(part, rows, first, block, at, sums);
-  } else {
-    add_words<kTokens, 0, 2>(part, rows, first, block, at, sums);
-    add_words<kTokens, 2, 2>(part, rows, first, block, at, sums);
-    add_words<kTokens, 4, 2>(part, rows, first, block, at, sums);
-    add_words<kTokens, 6, 2>(part, rows, first, block, at, sums);
-  }
-}
-
 // Adds what was summed up of the blocks from `block` on to the outputs.
-template <int kTokens>
-void settle(const Part& part, std::int64_t block, std::int64_t spans, const Floats* sums) {
-  for (std::int64_t span = 0; span < spans; ++span) {
-    for (int t = 0; t < kTokens; ++t) {
-      float values[8][kLanes];
-      std::memcpy(values, sums + 8 * (span * kTokens + t), sizeof values);
-      const std::int64_t begin = (block + span * kSpan) * kBlock;
-      const std::int64_t left = part.segment.columns - begin;
-      float* const out = part.out + t * part.out_stride + begin;
-      for (std::int64_t c = 0; c < kSpan * kBlock && c < left; ++c) {
-        const std::int64_t word = c / kBlock * 4 + c % 16 / 4;
-        out[c] += values[c % 4 * 2 + c % kBlock / 16][word];
-      }
+inline void settle(const Part& part, std::int64_t block, const std::vector<Sums>& sums) {
+  for (std::size_t span = 0; span < sums.size(); ++span) {
+    float values[8][kLanes];
+    std::memcpy(values, sums[span].of, sizeof values);
+    const std::int64_t begin = (block + static_cast<std::int64_t>(span) * kSpan) * kBlock;
+    const std::int64_t left = part.segment.columns - begin;
+    for (std::int64_t c = 0; c < kSpan * kBlock && c < left; ++c) {
+      part.out[begin + c] += values[c % 4 * 2 + c % kBlock / 16][c / kBlock * 4 + c % 16 / 4];
     }
   }
 }
 
-template <int kTokens>
+template <int kUnit>
 void add_nibbles(const Part& part, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kUnits = kBlock / kUnit, kStretch = kFactors / kUnits;  // blocks
   Rows rows;
-  const std::int64_t spans = (end - begin) / kSpan;
-  std::vector<Sums> sums(static_cast<std::size_t>(spans * kTokens));
+  std::vector<Sums> sums(static_cast<std::size_t>((end - begin) / kSpan));
   for (std::int64_t first = 0; first < part.segment.rows; first += kRows) {
     for (std::int64_t from = begin; from < end; from += kStretch) {
       const std::int64_t count = end - from < kStretch ? end - from : kStretch;
-      prepare(part, kTokens, first, from, count, rows);
+      prepare<kUnit>(part, 1, first, from * kUnits, count * kUnits, rows);
       std::int64_t at = 0;
       for (; at + kSpan <= count; at += kSpan) {
-        add_span<kTokens>(
-            part, rows, first, from + at, at,
-            sums[static_cast<std::size_t>((from + at - begin) / kSpan * kTokens)].of);
+        add_span<kUnit>(part, rows, from + at, at * kUnits,
+                        sums[static_cast<std::size_t>((from + at - begin) / kSpan)]);
       }
-      for (; at < count; ++at) add_tile<4, kTokens, 1>(part, rows, first, from + at, at);
+      for (; at < count; ++at) {
+        add_tile<4, 1, 1, kUnit>(part, rows, first, from + at, at * kUnits);
+      }
     }
   }
-  settle<kTokens>(part, begin, spans, sums.empty() ? nullptr : sums[0].of);
+  settle(part, begin, sums);
 }
 #endif
 
-template <int kBits, int kTokens>
+template <int kBits, int kTokens, int kUnit>
 [[gnu::always_inline]] inline void add_blocks(const Part& part, std::int64_t begin,
                                               std::int64_t end) {
 #if !defined(__AVX512F__)
-  if constexpr (kBits == 4) {
-    add_nibbles<kTokens>(part, begin, end);
+  if constexpr (kBits == 4 && kTokens == 1) {
+    add_nibbles<kUnit>(part, begin, end);
     return;
   }
 #endif
   // As many as have their sums in registers.
   constexpr std::int64_t kFit = kRegisters / (kTokens == 3 ? 4 : kTokens) / kParts;
   constexpr int kBlocks = kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  constexpr std::int64_t kUnits = kBlock / kUnit, kStretch = kFactors / kUnits;  // blocks
   Rows rows;
   for (std::int64_t first = 0; first < part.segment.rows; first += kRows) {
     for (std::int64_t from = begin; from < end; from += kStretch) {
       const std::int64_t count = end - from < kStretch ? end - from : kStretch;
-      prepare(part, kTokens, first, from, count, rows);
+      prepare<kUnit>(part, kTokens, first, from * kUnits, count * kUnits, rows);
       std::int64_t at = 0;
       for (; at + kBlocks <= count; at += kBlocks) {
-        add_tile<kBits, kTokens, kBlocks>(part, rows, first, from + at, at);
+        add_tile<kBits, kTokens, kBlocks, kUnit>(part, rows, first, from + at, at * kUnits);
       }
-      for (; at < count; ++at) add_tile<kBits, kTokens, 1>(part, rows, first, from + at, at);
+      for (; at < count; ++at) {
+        add_tile<kBits, kTokens, 1, kUnit>(part, rows, first, from + at, at * kUnits);
+      }
     }
   }
 }
 
-template <int kBits>
+template <int kBits, int kUnit>
 void add_bits(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
               std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
-    const Part part{segment, inputs + token * segment.rows, out + token * out_stride, out_stride};
-    switch (tokens - token) {
-      case 1:
-        add_blocks<kBits, 1>(part, begin, end);
-        break;
-      case 2:
-        add_blocks<kBits, 2>(part, begin, end);
-        break;
-      case 3:
-        add_blocks<kBits, 3>(part, begin, end);
-        break;
-      default:
-        add_blocks<kBits, 4>(part, begin, end);
-        break;
+  // So many rows at a time that they stay in the second cache for all tokens.
+  constexpr std::int64_t kCacheBytes = 192 << 10;
+  const std::int64_t fit = kCacheBytes / (1 + (end - begin) * 4 * segment.bits);
+  const std::int64_t most =
+      tokens <= kMostTokens ? segment.rows : (fit < 2 * kRows ? 2 * kRows : fit / kRows * kRows);
+  for (std::int64_t row = 0; row < segment.rows; row += most) {
+    const Segment some = segment.part(row, row + most < segment.rows ? row + most : segment.rows);
+    for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
+      const Part part{some, inputs + token * segment.rows + row, segment.rows,
+                      out + token * out_stride, out_stride};
+      switch (tokens - token) {
+        case 1:
+          add_blocks<kBits, 1, kUnit>(part, begin, end);
+          break;
+        case 2:
+          add_blocks<kBits, 2, kUnit>(part, begin, end);
+          break;
+        case 3:
+          add_blocks<kBits, 3, kUnit>(part, begin, end);
+          break;
+        default:
+          add_blocks<kBits, 4, kUnit>(part, begin, end);
+          break;
+      }
     }
   }
 }
 
 void add_packed(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
                 std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
-  if (segment.bits == 8) {
-    add_bits<8>(segment, inputs, tokens, out, out_stride, begin, end);
-  } else {
-    add_bits<4>(segment, inputs, tokens, out, out_stride, begin, end);
+  const auto add = [&](auto product) {
+    product(segment, inputs, tokens, out, out_stride, begin, end);
+  };
+  const bool whole = segment.group % kBlock == 0;
+  switch (segment.bits) {
+    case 8:
+      add(whole ? add_bits<8, 32> : add_bits<8, 16>);
+      break;
+    case 4:
+      add(whole ? add_bits<4, 32> : add_bits<4, 16>);
+      break;
+    case 2:
+      add(add_bits<2, 16>);
+      break;
+    case 3:
+      add(add_bits<3, 16>);
+      break;
+    case 5:
+      add(add_bits<5, 16>);
+      break;
+    case 6:
+      add(add_bits<6, 16>);
+      break;
+    default:
+      break;  // refused where segments are made
   }
 }
 
+// Integers of some blocks as floats, next to each other.
 template <int kBits>
-void unpack_bits(const Segment& segment, float* floats, std::uint16_t* halves, std::int64_t stride,
-                 std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+[[gnu::always_inline]] inline void expand(const std::uint8_t* blocks, std::int64_t count,
+                                          float* out) {
+  for (std::int64_t b = 0; b < count; ++b) {
+    const Wide wide = integers_of<kBits>(blocks + b * (kBlock * kBits / 8));
+    std::memcpy(out + b * kBlock, &wide, sizeof wide);
+  }
+}
+
+inline void expand(int bits, const std::uint8_t* row, std::int64_t block, std::int64_t count,
+                   float* out) {
+  const std::uint8_t* const blocks = row + block * 4 * bits;
+  switch (bits) {
+    case 8:
+      return expand<8>(blocks, count, out);
+    case 4:
+      return expand<4>(blocks, count, out);
+    case 2:
+      return expand<2>(blocks, count, out);
+    case 3:
+      return expand<3>(blocks, count, out);
+    case 5:
+      return expand<5>(blocks, count, out);
+    case 6:
+      return expand<6>(blocks, count, out);
+    default:
+      return;
+  }
+}
+
+void unpack_rows(const Segment& segment, const Segment* finer, float* floats,
+                 std::uint16_t* halves, std::int64_t stride, std::int64_t begin,
+                 std::int64_t end) {
   constexpr std::int64_t kTile = 512;  // columns widened at a time: a loop that is long enough
-  const std::int64_t values = (segment.columns + kBlock - 1) / kBlock * kBlock * segment.bits / 8;
-  alignas(64) std::uint32_t bits[kTile];  // of floats
+  alignas(64) float values[kTile], refinement[kTile];
+  alignas(64) std::uint32_t bits[kTile];  // of values
+  const float times = finer == nullptr ? 1.0F : static_cast<float>(1 << finer->bits);
+  const float unit = segment.unit / times;
   for (std::int64_t r = begin; r < end; ++r) {
-    const std::uint8_t* const row = segment.data + r * segment.stride;
+    const std::uint8_t* const row = segment.row(r);
+    const std::uint8_t* const scales = segment.scales_of(r);
     for (std::int64_t from = 0; from < segment.columns; from += kTile) {
       const std::int64_t left = segment.columns - from;
       const std::int64_t width = left < kTile ? left : kTile;
-      for (std::int64_t c = 0; c < width; c += kBlock) {
-        const std::int64_t number = (from + c) / segment.group;
-        const float scale = widened(load<std::uint16_t>(row + values + 2 * number));
-        Wide wide = integers_of<kBits>(row + (from + c) / kBlock * kBytes);
-        for (int i = 0; i < kParts; ++i) wide.part[i] *= scale;
-        std::memcpy(bits + c, &wide, sizeof wide);
+      const std::int64_t blocks = (width + kBlock - 1) / kBlock;
+      expand(segment.bits, row, from / kBlock, blocks, values);
+      if (finer != nullptr) {
+        expand(finer->bits, finer->row(r), from / kBlock, blocks, refinement);
+        for (std::int64_t c = 0; c < blocks * kBlock; ++c) {
+          values[c] = values[c] * times + refinement[c];
+        }
+      }
+      // A scale for each half of a block at least.
+      for (std::int64_t c = 0; c < width; c += kBlock / 2) {
+        const float scale =
+            unit * widened(load<std::uint16_t>(scales + 2 * ((from + c) / segment.group)));
+        for (std::int64_t i = 0; i < kBlock / 2; ++i) values[c + i] *= scale;
       }
       if (floats != nullptr) {
-        std::memcpy(floats + r * stride + from, bits, static_cast<std::size_t>(4 * width));
+        std::memcpy(floats + r * stride + from, values, static_cast<std::size_t>(4 * width));
         continue;
       }
+      std::memcpy(bits, values, sizeof bits);
       // To the nearest, ties to even; all are finite, being scales times small integers.
       std::uint16_t* __restrict const out = halves + r * stride + from;
       for (std::int64_t c = 0; c < width; ++c) {
         out[c] = static_cast<std::uint16_t>((bits[c] + 0x7fffU + (bits[c] >> 16 & 1U)) >> 16);
       }
     }
-  }
-}
-
-void unpack_rows(const Segment& segment, float* floats, std::uint16_t* halves, std::int64_t stride,
-                 std::int64_t begin, std::int64_t end) {
-  if (segment.bits == 8) {
-    unpack_bits<8>(segment, floats, halves, stride, begin, end);
-  } else {
-    unpack_bits<4>(segment, floats, halves, stride, begin, end);
   }
 }
 

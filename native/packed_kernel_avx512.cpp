@@ -10,9 +10,10 @@ void add_packed_avx512(const Segment& segment, const float* inputs, std::int64_t
   add_packed(segment, inputs, tokens, out, out_stride, begin, end);
 }
 
-void unpack_packed_avx512(const Segment& segment, float* floats, std::uint16_t* halves,
-                          std::int64_t stride, std::int64_t begin, std::int64_t end) {
-  unpack_rows(segment, floats, halves, stride, begin, end);
+void unpack_packed_avx512(const Segment& segment, const Segment* finer, float* floats,
+                          std::uint16_t* halves, std::int64_t stride, std::int64_t begin,
+                          std::int64_t end) {
+  unpack_rows(segment, finer, floats, halves, stride, begin, end);
 }
 
 }  // namespace neuron_chunk

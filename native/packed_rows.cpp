@@ -126,12 +126,13 @@ void add_packed_product(const Segment& segment, const float* inputs, std::int64_
       });
 }
 
-void unpack_packed(const Segment& segment, float* floats, std::uint16_t* halves,
-                   std::int64_t stride, int threads, const PackedKernel& kernel) {
+void unpack_packed(const Segment& segment, const Segment* finer, float* floats,
+                   std::uint16_t* halves, std::int64_t stride, int threads,
+                   const PackedKernel& kernel) {
   const std::int64_t worth = 1 + segment.rows * segment.columns / (1 << 18);
   share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, segment.rows})),
             [&](int number, int of) {
-              kernel.unpack(segment, floats, halves, stride, segment.rows * number / of,
+              kernel.unpack(segment, finer, floats, halves, stride, segment.rows * number / of,
                             segment.rows * (number + 1) / of);
             });
 }

@@ -14,16 +14,47 @@ struct Segment {
   std::int64_t stride;       // bytes from row to row
   std::int64_t rows;
   std::int64_t columns;
-  std::int64_t group;  // columns of one scale, a multiple of 32
-  int bits;            // 4 or 8
+  std::int64_t group;  // columns of one scale, 16 or a multiple of 32
+  int bits;            // 1 to 8
+  // Which rows from `data` on they are; null: all, in their order.
+  const std::int64_t* places = nullptr;
+  // The scales of a row that has none itself, a refinement, are those of its base: of row
+  // scale_rows[i] from here on, times `unit`.
+  const std::uint8_t* scales = nullptr;
+  std::int64_t scale_stride = 0;
+  const std::int64_t* scale_rows = nullptr;
+  float unit = 1.0F;
+
+  // Rows [begin, end) alone.
+  [[nodiscard]] Segment part(std::int64_t begin, std::int64_t end) const {
+    Segment some = *this;
+    some.rows = end - begin;
+    if (places == nullptr) {
+      some.data += begin * stride;
+    } else {
+      some.places += begin;
+    }
+    if (scales != nullptr && scale_rows == nullptr) some.scales += begin * scale_stride;
+    if (scale_rows != nullptr) some.scale_rows += begin;
+    return some;
+  }
+  [[nodiscard]] std::int64_t value_bytes() const { return (columns + 31) / 32 * 4 * bits; }
+  [[nodiscard]] const std::uint8_t* row(std::int64_t number) const {
+    return data + (places == nullptr ? number : places[number]) * stride;
+  }
+  [[nodiscard]] const std::uint8_t* scales_of(std::int64_t number) const {
+    if (scales == nullptr) return row(number) + value_bytes();
+    return scales + (scale_rows == nullptr ? number : scale_rows[number]) * scale_stride;
+  }
 };
 
 // What one generation of processors runs, see packed_kernel.hpp.
 struct PackedKernel {
   using Add = void (*)(const Segment& segment, const float* inputs, std::int64_t tokens,
                        float* out, std::int64_t out_stride, std::int64_t begin, std::int64_t end);
-  using Unpack = void (*)(const Segment& segment, float* floats, std::uint16_t* halves,
-                          std::int64_t stride, std::int64_t begin, std::int64_t end);
+  using Unpack = void (*)(const Segment& segment, const Segment* finer, float* floats,
+                          std::uint16_t* halves, std::int64_t stride, std::int64_t begin,
+                          std::int64_t end);
   const char* name;
   Add add;        // blocks of 32 columns [begin, end)
   Unpack unpack;  // rows [begin, end)
@@ -40,18 +71,19 @@ void add_packed_product(const Segment& segment, const float* inputs, std::int64_
                         const PackedKernel& kernel = best_packed_kernel());
 
 // Writes the values as float32, or rounded to bfloat16, whichever is given: [rows, columns], rows
-// `stride` values apart.
-void unpack_packed(const Segment& segment, float* floats, std::uint16_t* halves,
-                   std::int64_t stride, int threads,
+// `stride` values apart. `finer`, where there is one, has the rows' refinement.
+void unpack_packed(const Segment& segment, const Segment* finer, float* floats,
+                   std::uint16_t* halves, std::int64_t stride, int threads,
                    const PackedKernel& kernel = best_packed_kernel());
 
 // Each pair compiled with flags of its own.
-#define NEURON_CHUNK_KERNEL(NAME)                                                          \
-  void add_packed_##NAME(const Segment& segment, const float* inputs, std::int64_t tokens, \
-                         float* out, std::int64_t out_stride, std::int64_t begin,          \
-                         std::int64_t end);                                                \
-  void unpack_packed_##NAME(const Segment& segment, float* floats, std::uint16_t* halves,  \
-                            std::int64_t stride, std::int64_t begin, std::int64_t end);
+#define NEURON_CHUNK_KERNEL(NAME)                                                           \
+  void add_packed_##NAME(const Segment& segment, const float* inputs, std::int64_t tokens,  \
+                         float* out, std::int64_t out_stride, std::int64_t begin,           \
+                         std::int64_t end);                                                 \
+  void unpack_packed_##NAME(const Segment& segment, const Segment* finer, float* floats,    \
+                            std::uint16_t* halves, std::int64_t stride, std::int64_t begin, \
+                            std::int64_t end);
 NEURON_CHUNK_KERNEL(base)
 NEURON_CHUNK_KERNEL(avx2)
 NEURON_CHUNK_KERNEL(avx512)

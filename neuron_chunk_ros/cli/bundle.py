@@ -29,6 +29,9 @@ def register(subparsers) -> None:
     convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8 or "
                          'int4 (a scale for 256 or 32 output channels), int8-128, int4-64 ... '
                          '(default: as they are)')
+    convert.add_argument('--base', metavar='BITS', type=int, help='cut rows of int8 (int6, int5) '
+                         'in two: so many high bits, 2 to 4, that are held in memory, and the '
+                         'others on flash')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
@@ -61,7 +64,7 @@ def _convert(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.prepare.convert import convert
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
-                         rows=args.rows, lm_head=args.lm_head)
+                         rows=args.rows, lm_head=args.lm_head, base=args.base)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
           f'{"" if bundle.rows == bundle.dtype else f", rows of {bundle.rows}"}')

@@ -34,6 +34,7 @@ from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LM_HEAD, GroupPlan
+from neuron_chunk_ros.storage.packed_rows import BLOCK
 from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.writer import BundleWriter
@@ -243,7 +244,7 @@ def _check(integers: np.ndarray, scales: np.ndarray, linear: Linear, grid, name:
 def _parts(rule: Rule | None, made, rows: int, columns: int) -> Iterator[tuple[int, int]]:
     """Yield (first output, outputs) of what is looked at together."""
     whole = rule and rule.weights and not isinstance(rule.weights.grid.shared, int)
-    unit = made.group if made.packed else 1
+    unit = max(made.group, BLOCK) if made.packed else 1
     some = columns if whole else max(unit, _AT_ONCE // rows // unit * unit)
     for first in range(0, columns, some):
         yield first, min(some, columns - first)

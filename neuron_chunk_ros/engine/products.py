@@ -26,6 +26,8 @@ from neuron_chunk_ros.storage.bundle import Group
 
 STEP = 64
 FEW = 8  # tokens; from here on torch's product is faster
+# The same of packed rows where bfloat16 is slow: they would have to be widened to float32 first.
+_FEW_PACKED = 64
 TILE_BYTES = 16 << 20  # of widened rows
 _NATIVE = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}
 
@@ -58,8 +60,8 @@ class Sum:
         self.inputs, self.columns, self._group = inputs, group.columns, group
         columns = group.columns
         self.on_cpu = inputs.device.type == 'cpu'
-        self.few = (self.on_cpu and len(inputs) <= FEW and inputs.dtype in _NATIVE
-                    and hasattr(_native, 'row_products'))
+        few = _FEW_PACKED if group.format.packed and inputs.dtype == torch.float32 else FEW
+        self.few = self.on_cpu and len(inputs) <= few and inputs.dtype in _NATIVE
         self._pad = self.on_cpu and not self.few and inputs.dtype == torch.bfloat16
         self._begun, self._scratch = False, scratch
         if self.few:

@@ -16,8 +16,14 @@ from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored, read_pieces
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
-from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS
-from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, PackedFormat
+from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS, Member, base_name
+from neuron_chunk_ros.storage.packed_rows import (
+    BLOCK,
+    PACKED_FORMATS,
+    REFINEMENTS,
+    PackedFormat,
+    Split,
+)
 from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, by_tag
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -30,7 +36,7 @@ _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
             progress: CountProgress | None = None, name: str | None = None,
             layout: str = 'bundled', rows: str | None = None,
-            lm_head: str | None = None) -> Bundle:
+            lm_head: str | None = None, base: int | None = None) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
@@ -38,7 +44,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     the model, by default the source folder's name. layout: 'bundled' stores linear layers that
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
     another of PACKED_FORMATS packs the decoder's rows, rounded to nearest, None leaves them as
-    they are. lm_head: the same for the LM head, by default int8 where the decoder is packed. The
+    they are. base: cuts rows of int5, int6 or int8 in two, a base of so many bits that is held in
+    memory and a refinement of the others on flash. lm_head: the same for the LM head, by default int8 where the decoder is packed. The
     embedding table is stored by token as it is. Raises ModelError for a folder that can't be
     used, BundleError for a target that can't be written; either way nothing is left at the
     target.
@@ -47,7 +54,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     if dtype is not None and dtype not in ROW_FORMATS:
         packed = f'; pack rows with --rows {dtype}' if dtype in PACKED_FORMATS else ''
         raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}{packed}')
-    if rows is not None and rows not in PACKED_FORMATS:
+    split = None if base is None else split_of(rows, base)
+    if split is None and rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
     if lm_head is not None and lm_head not in FORMATS:
         raise ModelError(f'lm_head {lm_head!r} is not one of {", ".join(FORMATS)}')
@@ -61,7 +69,9 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     weights = {member.name + '.weight' for plan in checkpoint.plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
     embedding, head = checkpoint.family.tables(checkpoint.config)
-    plans = [replace(plan, dtype=rows or kept) for plan in checkpoint.plans]
+    plans = [replace(plan, dtype=rows or kept) if split is None else
+             replace(plan, dtype=split.refinement.name, base=split.base.name)
+             for plan in checkpoint.plans]
     plans.append(replace(head, dtype=lm_head or ('int8' if rows else kept)))
     weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
@@ -80,14 +90,32 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
             writer.copy_file(path)
         writer.write_group(embedding.name, _table(checkpoint, embedding, kept, count))
         for plan in plans:
-            made = FORMATS[plan.dtype]
-            if made.packed:
+            made = split if plan.base else FORMATS[plan.dtype]
+            if plan.base:
+                refinement, coarse = _in_two(checkpoint, plan, made, kept)
+                writer.write_group(plan.name, refinement)
+                writer.write_group(base_name(plan.name), coarse)
+            elif made.packed:
                 writer.write_group(plan.name, _packed(checkpoint, plan, made, kept))
             else:
                 writer.write_group(plan.name, _gathered(checkpoint, plan, plan.dtype))
             count.add(plan.rows * plan.columns * ROW_FORMATS[kept].item_bytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
     return Bundle.open(target)
+
+
+def split_of(rows: str | None, base: int) -> Split:
+    """Return how rows of so many bits are cut. Raises ModelError for what isn't."""
+    whole = {'int5': 5, 'int6': 6, 'int8': 8}.get(rows)
+    coarse = PACKED_FORMATS.get(f'int{base}-16')
+    if whole is None or coarse is None or coarse.bits == 8:
+        raise ModelError(f'rows {rows!r} with a base of {base} bits: rows are int5, int6 or int8, '
+                         'a base has 2, 3 or 4 bits')
+    refinement = REFINEMENTS.get(f'plus{whole - base}')
+    if refinement is None:
+        raise ModelError(f'rows {rows!r} with a base of {base} bits: at least 2 bits have to be '
+                         'left for the refinement')
+    return Split(coarse, refinement)
 
 
 def _common_dtype(checkpoint: Checkpoint, weights: set[str]) -> str:
@@ -126,22 +154,48 @@ def _packed(checkpoint: Checkpoint, plan: GroupPlan, made: PackedFormat, kept: s
 
     Some output channels at a time: nothing of the size of the unpacked group is ever held.
     """
-    packed = np.empty((plan.rows, made.row_bytes(plan.widths)), np.uint8)
-    at, had = 0, ROW_FORMATS[kept]
+    packed, at = np.empty((plan.rows, made.row_bytes(plan.widths)), np.uint8), 0
     for member in plan.members:
-        stored, name = checkpoint.weight(member.name)
         segment = packed[:, at:at + made.segment_bytes(member.columns)]
-        column = 0
-        for piece in _pieces(stored, name, kept, plan.rows * made.group):
-            block = piece.view(had.storage).reshape(-1, plan.rows)
-            values = np.ascontiguousarray(had.unpack(block).T)
-            try:
-                made.pack_into(segment, member.columns, column, *made.quantise(values))
-            except OverflowError as error:
-                raise ModelError(f'group {plan.name}: {error}') from error
-            column += len(block)
+        for column, integers, scales in _rounded(checkpoint, plan, member, made, made.group, kept):
+            made.pack_into(segment, member.columns, column, integers, scales)
         at += segment.shape[1]
     return packed
+
+
+def _in_two(checkpoint: Checkpoint, plan: GroupPlan, made: Split, kept: str
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same in two parts: refinement and base."""
+    parts = [np.empty((plan.rows, part.row_bytes(plan.widths)), np.uint8)
+             for part in (made.refinement, made.base)]
+    at, behind = 0, 0
+    for member in plan.members:
+        fine = parts[0][:, at:at + made.refinement.segment_bytes(member.columns)]
+        coarse = parts[1][:, behind:behind + made.base.segment_bytes(member.columns)]
+        for column, integers, scales in _rounded(checkpoint, plan, member, made, made.base.group,
+                                                 kept):
+            base, refinement = made.cut(integers)
+            made.base.pack_into(coarse, member.columns, column, base, scales)
+            low = made.refinement.pack(refinement)
+            first = made.refinement.value_bytes(column)
+            fine[:, first:first + low.shape[1]] = low
+        at, behind = at + fine.shape[1], behind + coarse.shape[1]
+    return parts[0], parts[1]
+
+
+def _rounded(checkpoint: Checkpoint, plan: GroupPlan, member: Member, made: PackedFormat | Split,
+             group: int, kept: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield a linear layer's integers and scales, and their first output channel."""
+    stored, name = checkpoint.weight(member.name)
+    had, column = ROW_FORMATS[kept], 0
+    for piece in _pieces(stored, name, kept, plan.rows * max(group, BLOCK)):
+        block = piece.view(had.storage).reshape(-1, plan.rows)
+        try:
+            integers, scales = made.quantise(np.ascontiguousarray(had.unpack(block).T))
+        except OverflowError as error:
+            raise ModelError(f'group {plan.name}: {error}') from error
+        yield column, integers, scales
+        column += len(block)
 
 
 def _pieces(stored: Stored, name: str, dtype: str | None, row: int = 1) -> Iterator[np.ndarray]:

@@ -98,8 +98,10 @@ def _check_files(bundle: Bundle) -> None:
 
 def plans_of(bundle: Bundle) -> list[GroupPlan]:
     """Return the plans of everything in a bundle's flash files, as it is, in its order."""
-    return [GroupPlan(group.name, group.rows, group.members, group.dtype, group.inputs)
-            for group in bundle.stored.values()]
+    bases = {base.name for base in bundle.bases.values()}
+    return [GroupPlan(group.name, group.rows, group.members, group.dtype, group.inputs,
+                      group.base.dtype if group.base else '')
+            for group in bundle.stored.values() if group.name not in bases]
 
 
 def resident_of(bundle: Bundle) -> list[ResidentTensor]:

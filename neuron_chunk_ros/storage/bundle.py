@@ -20,10 +20,12 @@ from neuron_chunk_ros.storage.layout import (
     Group,
     GroupPlan,
     Member,
+    base_name,
 )
 from neuron_chunk_ros.storage.manifest import (
     FORMAT,
     NEW_IN_3,
+    NEW_IN_4,
     VERSION,
     checksum,
     inside,
@@ -35,7 +37,8 @@ from neuron_chunk_ros.storage.manifest import (
     word,
 )
 from neuron_chunk_ros.storage.orders import read_orders
-from neuron_chunk_ros.storage.row_format import FORMATS
+from neuron_chunk_ros.storage.packed_rows import Refinement
+from neuron_chunk_ros.storage.row_format import STORED_FORMATS
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry, read_header
 from neuron_chunk_ros.storage.strict_json import shown, want_keys, whole
 
@@ -45,6 +48,7 @@ _KEYS = {1: {'format', 'version', 'family', 'dtype', 'resident', 'files', 'group
              'calibration', 'provenance'}}
 _KEYS[2] = _KEYS[1] | {'orders'}
 _KEYS[3] = _KEYS[2] | NEW_IN_3
+_KEYS[4] = _KEYS[3] | NEW_IN_4
 _GROUP_KEYS = {'name', 'file', 'tensor', 'offset', 'rows', 'columns', 'row_bytes', 'dtype',
                'members', 'scale', 'permutation', 'sha256'}
 
@@ -61,7 +65,7 @@ class Bundle:
     embedding: Group | None  # the table by token, read row by row; None: it is resident
     lm_head: Group | None    # as a group, its rows always wanted; None: it is resident
     flash_files: list[Path]  # a Reader's paths; file_index(group) counts in this list
-    flash_bytes: int  # of all groups and tables, without headers and padding
+    flash_bytes: int  # of all groups and tables, without headers, padding and bases
     resident_file: Path
     resident_bytes: int  # of all resident tensors
     resident_tensors: dict[str, TensorEntry]
@@ -134,9 +138,20 @@ class Bundle:
         return self.groups | ({LM_HEAD: self.lm_head} if self.lm_head else {})
 
     @property
+    def bases(self) -> dict[str, Group]:
+        """The bases of groups whose rows are in two parts, by the groups' names."""
+        return {name: group.base for name, group in self.groups.items() if group.base is not None}
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of all bases."""
+        return sum(base.nbytes for base in self.bases.values())
+
+    @property
     def stored(self) -> dict[str, Group]:
-        """Everything in the flash files."""
-        return ({EMBEDDING: self.embedding} if self.embedding else {}) | self.multiplied
+        """Everything in the flash files, bases among them."""
+        bases = {base.name: base for base in self.bases.values()}
+        return ({EMBEDDING: self.embedding} if self.embedding else {}) | self.multiplied | bases
 
     def file_index(self, group: Group) -> int:
         """Return the group's file as an index into flash_files."""
@@ -168,9 +183,10 @@ class _Opening:
         files = self.files()
         groups = self.groups()
         tables = self.tables()
-        rows = self.rows(groups)
+        bases = self.bases(groups, tables)
+        rows = self.rows(groups, bases)
         sides = self.sides(groups)
-        flash = self.flash([*groups.values(), *tables.values()],
+        flash = self.flash([*groups.values(), *tables.values(), *bases.values()],
                            {resident_name, *files, *sides})
         orders, kept = read_orders(
             self.folder, manifest.get('orders'),
@@ -178,6 +194,9 @@ class _Opening:
             self.kept(), {**groups, **tables})
         groups, tables = ({name: replace(group, order=orders.get(name), kept=kept.get(name))
                            for name, group in some.items()} for some in (groups, tables))
+        groups = {name: group if name not in bases else replace(group, base=replace(
+            bases[name], order=group.order, kept=group.kept, inputs=group.inputs))
+            for name, group in groups.items()}
         return Bundle(
             path=self.folder, family=family, dtype=dtype, rows=rows, groups=groups,
             embedding=tables.get(EMBEDDING), lm_head=tables.get(LM_HEAD),
@@ -246,9 +265,38 @@ class _Opening:
         return {name: word(value['tensor'], f'group {name}: kept') for name, value in
                 found.items()}
 
-    def rows(self, groups: dict[str, Group]) -> str:
+    def bases(self, groups: dict[str, Group], tables: dict[str, Group]) -> dict[str, Group]:
+        """Return the bases by their groups' names; each refinement has one, nothing else has."""
+        values = self.manifest.get('bases', [])
+        if not isinstance(values, list) or ('bases' in self.manifest and not values):
+            raise ValueError('bases must be a list of at least one')
+        found = {}
+        for index, value in enumerate(values):
+            base = _group(value, f'bases[{index}]')
+            found[base.name] = base
+            if not base.format.packed or base.format.bits == 8:
+                raise ValueError(f'{base.name}: rows of {base.dtype} are no base')
+            if value['permutation'] is not None or base.inputs:
+                raise ValueError(f'{base.name}: its order is that of its refinement')
+        bases = {}
+        for name, group in {**groups, **tables}.items():
+            if not isinstance(group.format, Refinement):
+                continue
+            base = bases[name] = found.pop(base_name(name), None)
+            if base is None or name in tables:
+                raise ValueError(f'group {name}: rows of {group.dtype} need a base')
+            if (base.rows, base.members) != (group.rows, group.members):
+                raise ValueError(f'{base.name}: rows and members differ from those of {name}')
+            if isinstance(base.format, Refinement) or base.format.bits + group.format.bits > 8:
+                raise ValueError(f'{base.name}: {base.dtype} and {group.dtype} are no row')
+        if found:
+            raise ValueError(f'{min(found)}: no group has this base')
+        return bases
+
+    def rows(self, groups: dict[str, Group], bases: dict[str, Group]) -> str:
         """Hold the groups' formats against what the bundle says; return what it says."""
-        formats = {group.dtype for group in groups.values()}
+        formats = {replace(group, base=bases.get(name)).rows_name
+                   for name, group in groups.items()}
         found = formats.pop() if len(formats) == 1 else 'mixed'
         if self.manifest['version'] < 3:
             said, label = self.manifest['dtype'], 'dtype'
@@ -325,7 +373,8 @@ def _group(value, label: str) -> Group:
         for key, least in (('rows', 1), ('columns', 1), ('row_bytes', 1), ('offset', 0)))
     if sum(member.columns for member in members) != columns:
         raise ValueError(f"{label}: the members' columns do not sum to {columns}")
-    if row_bytes != FORMATS[value['dtype']].row_bytes([member.columns for member in members]):
+    made = STORED_FORMATS[value['dtype']]
+    if row_bytes != made.row_bytes([member.columns for member in members]):
         raise ValueError(f'{label}: row_bytes {row_bytes} do not fit {columns} columns')
     if offset % ALIGNMENT:
         raise ValueError(f'{label}: offset {offset} is not a multiple of {ALIGNMENT}')

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neuron_chunk_ros.storage.row_format import FORMATS, PackedFormat, RowFormat
+from neuron_chunk_ros.storage.packed_rows import Split
+from neuron_chunk_ros.storage.row_format import STORED_FORMATS, PackedFormat, Refinement, RowFormat
 
 ALIGNMENT = 4096  # bytes; every group starts on a multiple, so direct I/O needs no slack there
 BUNDLE_JSON = 'bundle.json'
@@ -17,6 +18,11 @@ ORDERS_FILE = 'orders.safetensors'
 LAYOUTS = ('bundled', 'separate')
 ORDERS = ('original', 'hot-cold')
 EMBEDDING, LM_HEAD = 'embedding', 'lm_head'  # groups beside the decoder's
+
+
+def base_name(group: str) -> str:
+    """Return what the base of a group's rows is called."""
+    return f'{group}.base'
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class GroupPlan:
     members: tuple[Member, ...]
     dtype: str = ''  # its row format where that is not the other groups'
     inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
+    base: str = ''   # the row format of the base whose refinement these rows are
 
     @property
     def in_features(self) -> int:
@@ -86,6 +93,7 @@ class Group:
     inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
     # Then which have one: int32 [rows], ascending. An order is one of these.
     kept: np.ndarray | None = field(default=None, compare=False)
+    base: Group | None = None  # of the rows, where these here are their refinement
 
     @property
     def in_features(self) -> int:
@@ -98,9 +106,19 @@ class Group:
         return tuple(member.columns for member in self.members)
 
     @property
-    def format(self) -> RowFormat | PackedFormat:
+    def format(self) -> RowFormat | PackedFormat | Refinement:
         """How its rows are stored."""
-        return FORMATS[self.dtype]
+        return STORED_FORMATS[self.dtype]
+
+    @property
+    def split(self) -> Split | None:
+        """How base and refinement make up a row; None where rows are whole."""
+        return None if self.base is None else Split(self.base.format, self.format)
+
+    @property
+    def rows_name(self) -> str:
+        """What its rows are called, both parts together."""
+        return self.dtype if self.base is None else self.split.name
 
     @property
     def permutation(self) -> np.ndarray | None:

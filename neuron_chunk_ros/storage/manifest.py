@@ -10,12 +10,13 @@ import re
 import stat
 from pathlib import Path
 
-from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS, STORED_FORMATS
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
-VERSION = 3  # the newest that is read; 1 had no orders, 2 no packed rows and no tables
-NEW_IN_3 = {'rows', 'embedding', 'lm_head'}
+# The newest that is read; 1 had no orders, 2 no packed rows and no tables, 3 no bases.
+VERSION = 4
+NEW_IN_3, NEW_IN_4 = {'rows', 'embedding', 'lm_head'}, {'bases'}
 _MAX_JSON_BYTES = 64 << 20
 _FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}', re.ASCII)
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}', re.ASCII)
@@ -36,9 +37,10 @@ def dump_manifest(manifest: dict) -> bytes:
 
     Of the oldest version that has what is in it, so that older releases read what they can.
     """
-    manifest = {**manifest, 'version': 3 if NEW_IN_3 & manifest.keys() else 2}
+    version = 4 if NEW_IN_4 & manifest.keys() else 3 if NEW_IN_3 & manifest.keys() else 2
+    manifest = {**manifest, 'version': version}
     order = ('format', 'version', 'family', 'dtype', 'rows', 'resident', 'files', 'orders',
-             'embedding', 'groups', 'lm_head', 'calibration', 'provenance')
+             'embedding', 'groups', 'bases', 'lm_head', 'calibration', 'provenance')
     ordered = {key: manifest[key] for key in order if key in manifest}
     return (json.dumps(ordered, indent=1) + '\n').encode()
 
@@ -85,8 +87,8 @@ def want_dtype(value, label: str) -> None:
 
 def want_rows(value, label: str) -> None:
     """Want the name of a row format."""
-    if not isinstance(value, str) or value not in FORMATS:
-        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(FORMATS)}')
+    if not isinstance(value, str) or value not in STORED_FORMATS:
+        raise ValueError(f'{label} is {shown(value)}, want one of {", ".join(STORED_FORMATS)}')
 
 
 def word(value, label: str) -> str:

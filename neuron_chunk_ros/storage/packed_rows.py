@@ -3,12 +3,13 @@
 """Rows of small integers with their scales: one run on flash, whatever the order of the rows.
 
 A row is one input channel. Of each linear layer of the group it has a segment: the integers of
-that layer's output channels, then a bfloat16 scale for every `group` of them. So rows can change
-places, and linear layers can be stored together or apart, without quantising anything again; and
-an input channel of outliers has scales of its own.
+that layer's output channels (bit_planes.py), then a bfloat16 scale for every `group` of them. So
+rows can change places, and linear layers can be stored together or apart, without quantising
+anything again; and an input channel of outliers has scales of its own.
 
-Integers of four bits lie in blocks of 32 output channels: byte k of a block holds channel k in its
-low half and channel k + 16 in its high half, both plus 8.
+A row can be cut in two: a base of its high bits, with the scales, and a refinement of its low
+ones, which has none. A fine integer f of B + R bits is base * 2**R + refinement, the base being f
+rounded to B bits, so either lies around zero; the base's scale is the fine one's times 2**R.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuron_chunk_ros import _native
+from neuron_chunk_ros.storage import bit_planes
+from neuron_chunk_ros.storage.bit_planes import BLOCK
 
-BLOCK = 32
+__all__ = ['BLOCK', 'PACKED_FORMATS', 'REFINEMENTS', 'PackedFormat', 'Refinement', 'Split']
+
 # Of a group's largest magnitude, where the grid may end: a little clipping can pay.
 _SHRINKS = {4: np.linspace(0.7, 1.05, 15), 8: np.array([1.0])}
 
 
 @dataclass(frozen=True)
-class PackedFormat:
-    """Integers of `bits` bits, one scale for `group` neighbouring output channels."""
+class _Integers:
+    """Integers of `bits` bits, stored as bytes."""
 
     name: str   # as bundle.json has it
-    bits: int   # 4 or 8
-    group: int  # a multiple of BLOCK
+    bits: int   # 2 to 6, or 8
     packed = True
     tag = 'U8'  # what safetensors calls the elements: a row is so many bytes
     item_bytes = 1
@@ -46,23 +49,34 @@ class PackedFormat:
 
     def value_bytes(self, columns: int) -> int:
         """Return the bytes that the integers of a segment take."""
-        return -(-columns // BLOCK) * BLOCK * self.bits // 8
+        return bit_planes.nbytes(columns, self.bits)
+
+    def segment_bytes(self, columns: int) -> int:
+        """Return the bytes of a segment: an even number."""
+        return self.value_bytes(columns)
 
     def elements(self, columns: int) -> int:
         """Return how many elements, bytes, a row has of a linear layer of so many columns."""
         return self.segment_bytes(columns)
 
+    def row_bytes(self, widths: Sequence[int]) -> int:
+        """Return the bytes of a row of segments of these widths."""
+        return sum(self.segment_bytes(width) for width in widths)
+
     def carries(self, array: np.ndarray) -> bool:
         """Tell whether an array's numpy type may carry packed rows."""
         return array.dtype == self.storage
 
+
+@dataclass(frozen=True)
+class PackedFormat(_Integers):
+    """Integers, one scale for `group` neighbouring output channels."""
+
+    group: int  # 16, or a multiple of BLOCK
+
     def segment_bytes(self, columns: int) -> int:
         """Return the bytes of a segment: an even number."""
         return self.value_bytes(columns) + 2 * -(-columns // self.group)
-
-    def row_bytes(self, widths: Sequence[int]) -> int:
-        """Return the bytes of a row of segments of these widths."""
-        return sum(self.segment_bytes(width) for width in widths)
 
     def quantise(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Round to the nearest of the integers, by the scales of least squared error.
@@ -71,11 +85,8 @@ class PackedFormat:
         :return: int8 [rows, columns], and scales, float32 [rows, groups], bfloat16's values.
         :raises OverflowError: where a value is not finite.
         """
-        if not np.isfinite(values).all():
-            raise OverflowError(f'a value that is not finite has no {self.name}')
-        return _native.round_to_integers(np.ascontiguousarray(values, np.float32), self.bits,
-                                         self.group, _SHRINKS[self.bits],
-                                         len(os.sched_getaffinity(0)))
+        return _rounded(values, self.bits, self.group, _SHRINKS.get(self.bits, _SHRINKS[4]),
+                        self.name)
 
     def pack(self, integers: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Lay a segment out.
@@ -93,15 +104,9 @@ class PackedFormat:
             raise ValueError('a scale is not a finite bfloat16')
         if scales.shape != (rows, -(-columns // self.group)):
             raise ValueError(f'scales of shape {list(scales.shape)} for {columns} columns')
-        packed = np.zeros((rows, self.segment_bytes(columns)), np.uint8)
+        packed = np.empty((rows, self.segment_bytes(columns)), np.uint8)
         size = self.value_bytes(columns)
-        whole = np.zeros((rows, -(-columns // BLOCK) * BLOCK), np.int8)
-        whole[:, :columns] = integers
-        if self.bits == 8:
-            packed[:, :size] = whole.view(np.uint8)
-        else:
-            halves = (whole + 8).view(np.uint8).reshape(rows, size * 2 // BLOCK, 2, BLOCK // 2)
-            packed[:, :size] = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(rows, size)
+        packed[:, :size] = bit_planes.pack(integers, self.bits)
         packed[:, size:] = (bits >> 16).astype('<u2').view(np.uint8)
         return packed
 
@@ -110,7 +115,7 @@ class PackedFormat:
         """Lay out some of a segment's `columns` output channels, from `first` on.
 
         :param segment: uint8 [rows, segment_bytes], written to.
-        :param first: a multiple of `group`.
+        :param first: a multiple of `group` and of BLOCK.
         :param integers, scales: as for `pack`.
         :raises ValueError: as `pack` does.
         """
@@ -125,16 +130,9 @@ class PackedFormat:
 
         :param packed: uint8 [rows, segment_bytes].
         """
-        rows, size = len(packed), self.value_bytes(columns)
-        values = np.ascontiguousarray(packed[:, :size])
-        if self.bits == 8:
-            integers = values.view(np.int8)
-        else:
-            blocks = size * 2 // BLOCK
-            halves = np.stack([values & 15, values >> 4]).reshape(2, rows, blocks, BLOCK // 2)
-            integers = halves.transpose(1, 2, 0, 3).reshape(rows, 2 * size).astype(np.int8) - 8
+        size = self.value_bytes(columns)
         scales = np.ascontiguousarray(packed[:, size:]).view('<u2').astype(np.uint32) << 16
-        return integers[:, :columns], scales.view(np.float32)
+        return bit_planes.unpack(packed[:, :size], columns, self.bits), scales.view(np.float32)
 
     def pack_rows(self, values: np.ndarray, widths: Sequence[int]) -> np.ndarray:
         """Quantise whole rows, float32 [rows, sum of widths], to uint8 [rows, row_bytes].
@@ -155,6 +153,92 @@ class PackedFormat:
         return np.concatenate(found, axis=1)
 
 
+@dataclass(frozen=True)
+class Refinement(_Integers):
+    """The low bits of rows whose base lies elsewhere, with the scales."""
+
+    def pack(self, integers: np.ndarray) -> np.ndarray:
+        """Lay a segment's integers out, int8 [rows, columns] -> uint8 [rows, segment_bytes].
+
+        Raises ValueError for integers out of range.
+        """
+        if integers.size and (integers.min() < self.least or integers.max() > -self.least - 1):
+            raise ValueError(f'an integer out of the range of {self.name}')
+        return bit_planes.pack(integers, self.bits)
+
+    def unpack(self, packed: np.ndarray, columns: int) -> np.ndarray:
+        """Return a segment's integers, int8 [rows, columns]."""
+        return bit_planes.unpack(packed, columns, self.bits)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows in two parts: how a base and its refinement make up one fine integer."""
+
+    base: PackedFormat
+    refinement: Refinement
+
+    @property
+    def name(self) -> str:
+        """As bundle.json calls a bundle of such rows."""
+        return f'{self.base.name}+{self.refinement.bits}'
+
+    @property
+    def bits(self) -> int:
+        """Of a fine integer."""
+        return self.base.bits + self.refinement.bits
+
+    @property
+    def largest(self) -> int:
+        """The largest fine integer; the smallest is -2**(bits - 1)."""
+        return ((-self.base.least - 1) << self.refinement.bits) - self.refinement.least - 1
+
+    def quantise(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Round to the nearest fine integers: int8 [rows, columns], and the base's scales.
+
+        Scales are float32 [rows, groups] of bfloat16's values; the value of largest magnitude of
+        each group becomes the least integer. Raises OverflowError where a value is not finite.
+        """
+        fine, scales = _rounded(values, self.bits, self.base.group, _SHRINKS[8], self.name)
+        return np.minimum(fine, self.largest), scales * np.float32(1 << self.refinement.bits)
+
+    def cut(self, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut fine integers into base and refinement, int8 each.
+
+        Raises ValueError for integers out of range.
+        """
+        wide, bits = fine.astype(np.int16), self.refinement.bits
+        if wide.size and (wide.min() < -(1 << (self.bits - 1)) or wide.max() > self.largest):
+            raise ValueError(f'an integer out of the range of {self.name}')
+        base = np.minimum((wide + (1 << (bits - 1))) >> bits, -self.base.least - 1)
+        return base.astype(np.int8), (wide - (base << bits)).astype(np.int8)
+
+    def join(self, base: np.ndarray, refinement: np.ndarray) -> np.ndarray:
+        """Return the fine integers, int16."""
+        return (base.astype(np.int16) << self.refinement.bits) + refinement
+
+    def unpack_rows(self, base: np.ndarray, refinement: np.ndarray, widths: Sequence[int]
+                    ) -> np.ndarray:
+        """Return what both parts of rows stand for together: float32 [rows, columns]."""
+        found, at, behind = [], 0, 0
+        for width in widths:
+            size, more = self.base.segment_bytes(width), self.refinement.segment_bytes(width)
+            high, scales = self.base.unpack(base[:, at:at + size], width)
+            low = self.refinement.unpack(refinement[:, behind:behind + more], width)
+            each = np.repeat(scales, self.base.group, axis=1)[:, :width]
+            found.append(self.join(high, low) * (each / np.float32(1 << self.refinement.bits)))
+            at, behind = at + size, behind + more
+        return np.concatenate(found, axis=1)
+
+
+def _rounded(values: np.ndarray, bits: int, group: int, shrinks: np.ndarray, name: str
+             ) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(values).all():
+        raise OverflowError(f'a value that is not finite has no {name}')
+    return _native.round_to_integers(np.ascontiguousarray(values, np.float32), bits, group,
+                                     shrinks, len(os.sched_getaffinity(0)))
+
+
 def _parts(widths: Sequence[int]):
     ends = list(itertools.accumulate(widths))
     return zip([0, *ends], ends, strict=False)
@@ -166,6 +250,12 @@ PACKED_FORMATS = {made.name: made for made in (
     PackedFormat('int8-64', 8, 64),
     PackedFormat('int8-32', 8, 32),
     PackedFormat('int4', 4, 32),
+    PackedFormat('int4-16', 4, 16),
     PackedFormat('int4-64', 4, 64),
     PackedFormat('int4-128', 4, 128),
+    PackedFormat('int3', 3, 32),
+    PackedFormat('int3-16', 3, 16),
+    PackedFormat('int2-16', 2, 16),
 )}
+REFINEMENTS = {made.name: made for made in (
+    Refinement(f'plus{bits}', bits) for bits in range(2, 7))}

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, PackedFormat
+from neuron_chunk_ros.storage.packed_rows import (
+    PACKED_FORMATS,
+    REFINEMENTS,
+    PackedFormat,
+    Refinement,
+)
 
-__all__ = ['FORMATS', 'ROW_FORMATS', 'PackedFormat', 'RowFormat', 'by_tag']
+__all__ = ['FORMATS', 'ROW_FORMATS', 'STORED_FORMATS', 'PackedFormat', 'Refinement', 'RowFormat',
+           'by_tag']
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ ROW_FORMATS = {made.name: made for made in (
     RowFormat('float16', 'F16', 2, ('float16', 'uint16')),
     RowFormat('float32', 'F32', 4, ('float32', 'uint32')),
 )}
+# Of rows by themselves; a refinement's need a base.
 FORMATS = {**ROW_FORMATS, **PACKED_FORMATS}
+STORED_FORMATS = {**FORMATS, **REFINEMENTS}
 _BY_TAG = {made.tag: made for made in ROW_FORMATS.values()}
 
 

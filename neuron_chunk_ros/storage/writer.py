@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,18 @@ from neuron_chunk_ros.storage.layout import (
     RESIDENT_FILE,
     GroupPlan,
     RowOrder,
+    base_name,
 )
 from neuron_chunk_ros.storage.manifest import FORMAT, dump_manifest, is_plain_name
 from neuron_chunk_ros.storage.orders import describe_order, kept_name
-from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, PackedFormat, RowFormat
+from neuron_chunk_ros.storage.packed_rows import Split
+from neuron_chunk_ros.storage.row_format import (
+    ROW_FORMATS,
+    STORED_FORMATS,
+    PackedFormat,
+    Refinement,
+    RowFormat,
+)
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
@@ -69,20 +77,24 @@ class BundleWriter:
         """Lay the files out.
 
         dtype: of what stays in memory, and of rows unless their plan says otherwise. Plans named
-        EMBEDDING and LM_HEAD are the tables of words.
+        EMBEDDING and LM_HEAD are the tables of words. A plan with a base is of two groups: what
+        layout.base_name calls the base is written like any other.
         resident_bytes: what resident tensors and copied files need, for the space check.
         orders: by group, where its rows are not written in the model's own order.
         """
         if dtype not in ROW_FORMATS:
             raise BundleError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
-        self._plans = {plan.name: plan for plan in groups}
+        self._bases = {plan.name: replace(plan, name=base_name(plan.name), dtype=plan.base,
+                                          inputs=0, base='') for plan in groups if plan.base}
+        every = [*groups, *self._bases.values()]
+        self._plans = {plan.name: plan for plan in every}
         self._decoder = [plan for plan in groups if plan.name not in (EMBEDDING, LM_HEAD)]
-        if len(self._plans) != len(groups) or not self._decoder:
+        if len(self._plans) != len(every) or not self._decoder:
             raise BundleError('a bundle needs at least one group, each with its own name')
-        for plan in groups:
-            if plan.dtype and plan.dtype not in FORMATS:
+        for plan in every:
+            if plan.dtype and plan.dtype not in STORED_FORMATS:
                 raise BundleError(f'group {plan.name}: rows {plan.dtype!r} are not one of '
-                                  f'{", ".join(FORMATS)}')
+                                  f'{", ".join(STORED_FORMATS)}')
         self._family, self._dtype, self._provenance = family, dtype, provenance
         self._shards = self._lay_out(max_shard_bytes)
         self._home = {name: shard for shard in self._shards
@@ -155,8 +167,8 @@ class BundleWriter:
         return BundleError(f'group {plan.name}: got {array.dtype} {list(array.shape)}, '
                            f'want {self._format(plan).name} {list(self._shape(plan))}')
 
-    def _format(self, plan: GroupPlan) -> RowFormat | PackedFormat:
-        return FORMATS[plan.dtype or self._dtype]
+    def _format(self, plan: GroupPlan) -> RowFormat | PackedFormat | Refinement:
+        return STORED_FORMATS[plan.dtype or self._dtype]
 
     def _shape(self, plan: GroupPlan) -> tuple[int, int]:
         return plan.rows, sum(self._format(plan).elements(width) for width in plan.widths)
@@ -205,9 +217,14 @@ class BundleWriter:
         write_file(self._folder.folder / self._calibration['neurons']['file'], [data])
 
     def _lay_out(self, limit: int) -> list[_Shard]:
+        bases = list(self._bases.values())
+        rest = [plan for plan in self._plans.values() if plan not in bases]
+        return [*self._shards_of(rest, limit, 'flash'), *self._shards_of(bases, limit, 'base')]
+
+    def _shards_of(self, plans: list[GroupPlan], limit: int, kind: str) -> list[_Shard]:
         batches: list[list[GroupPlan]] = []
         size = 0
-        for plan in self._plans.values():
+        for plan in plans:
             nbytes = plan.rows * self._format(plan).row_bytes(plan.widths)
             if not batches or size + nbytes > limit:
                 batches.append([])
@@ -219,7 +236,7 @@ class BundleWriter:
             header, entries = plan_header(
                 ((plan.name, self._format(plan).tag, self._shape(plan)) for plan in batch),
                 align_each=True)
-            shards.append(_Shard(f'flash-{index:05d}-of-{len(batches):05d}.safetensors',
+            shards.append(_Shard(f'{kind}-{index:05d}-of-{len(batches):05d}.safetensors',
                                  header, entries))
         return shards
 
@@ -237,7 +254,7 @@ class BundleWriter:
             what = (f'group {min(missing)}' if missing else
                     'the resident tensors' if self._resident is None else 'config.json')
             raise BundleError(f'{self._folder.target}: {what} was never written')
-        formats = {self._format(plan).name for plan in self._decoder}
+        formats = {self._rows_name(plan) for plan in self._decoder}
         rows = formats.pop() if len(formats) == 1 else 'mixed'
         tables = {name: self._describe(self._plans[name]) if name in self._plans else None
                   for name in (EMBEDDING, LM_HEAD)}
@@ -247,9 +264,16 @@ class BundleWriter:
             'format': FORMAT, 'family': self._family, 'dtype': self._dtype, **newer,
             'resident': self._resident, 'files': self._files, 'orders': self._write_orders(),
             'groups': [self._describe(plan) for plan in self._decoder],
+            **({'bases': [self._describe(plan) for plan in self._bases.values()]}
+               if self._bases else {}),
             'calibration': self._calibration, 'provenance': self._provenance,
         }
         write_file(self._folder.folder / BUNDLE_JSON, [dump_manifest(manifest)])
+
+    def _rows_name(self, plan: GroupPlan) -> str:
+        if not plan.base:
+            return self._format(plan).name
+        return Split(STORED_FORMATS[plan.base], self._format(plan)).name
 
     def _write_orders(self) -> dict | None:
         if not self._orders and not self._kept:

@@ -174,6 +174,7 @@ def scratch_is_open(pid, folder):
     return any(link.startswith(str(folder)) for link in links)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path, profile):
     storage = tmp_path / 'storage'
     storage.mkdir()

@@ -217,6 +217,7 @@ def test_an_exception_gives_the_terminal_back_before_it_is_told():
         assert 'a library warns' in told and 'RuntimeError: broken' in told
 
 
+@pytest.mark.slow
 def test_poor_terminals_and_lines(robot):
     colour = re.compile(r'\x1b\[[\d;]*[34]\d')
     command = [*MONITOR, '--node', '/vlm']

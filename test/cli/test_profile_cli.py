@@ -48,6 +48,7 @@ def test_a_folder_of_bundles(tmp_path):
     assert picture.width > 800 and len(np.unique(np.asarray(picture))) > 20
 
 
+@pytest.mark.slow
 def test_a_bundle_is_left_alone(tiny_bundles, tmp_path):
     bundle = Path(shutil.copytree(tiny_bundles['tiny-qwen2-vl'], tmp_path / 'bundle'))
     before = sorted(os.listdir(bundle))

@@ -121,6 +121,7 @@ def test_a_bundles_report(tiny_models, pictures, tmp_path, capsys):
         assert figure.width > 1000 and len(figure.convert('L').getcolors()) > 50
 
 
+@pytest.mark.slow
 def test_a_report_of_integers(tiny_models, pictures, tmp_path):
     """Answers and errors are the model's own; more bits, less error."""
     folder = tiny_models['tiny-llava-onevision']

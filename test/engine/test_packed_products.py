@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_chunk_ros import _native
-from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 
 FORMATS = sorted(PACKED_FORMATS)
 CASES = dict(name=st.sampled_from(FORMATS), rows=st.integers(0, 40), columns=st.integers(1, 1500),
@@ -66,8 +66,65 @@ def test_unpacking(kernel, name, rows, columns, beside, threads, seed, dtype):
     assert (out[rows:] == 7).all() and (out[:, columns:] == 7).all()
 
 
+SPLITS = [Split(base, refinement) for base in PACKED_FORMATS.values()
+          for refinement in REFINEMENTS.values()
+          if base.bits < 8 and base.bits + refinement.bits <= 8]
+
+
+def in_two_parts(made, rows, columns, beside, seed):
+    """Return both parts' memory and what they stand for, float64: the base's, and together."""
+    memory, alone = packed(made.base, rows, columns, beside, seed)
+    end = beside + made.base.segment_bytes(columns)
+    _, scales = made.base.unpack(memory[:, beside:end], columns)
+    low = np.random.default_rng(seed + 1).integers(
+        made.refinement.least, -made.refinement.least, (rows, columns)).astype(np.int8)
+    each = np.repeat(scales, made.base.group, axis=1)[:, :columns].astype(np.float64)
+    return memory, made.refinement.pack(low), alone, low * each / (1 << made.refinement.bits)
+
+
+@pytest.mark.parametrize('kernel', _native.packed_kernels())
+@settings(max_examples=100, deadline=None)
+@given(made=st.sampled_from(SPLITS), rows=st.integers(1, 40), columns=st.integers(1, 1500),
+       beside=st.integers(0, 70), seed=st.integers(0, 2 ** 32), tokens=st.integers(1, 8))
+def test_products_of_refinements(kernel, made, rows, columns, beside, seed, tokens):
+    """Of some rows, in any order: their scales are where their bases lie."""
+    base, memory, _, low = in_two_parts(made, rows, columns, beside, seed)
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(rows)[:rng.integers(1, rows + 1)]
+    memory, low = np.ascontiguousarray(memory[some]), low[some]
+    inputs = rng.standard_normal((tokens, len(some))).astype(np.float32)
+    out = np.zeros((tokens, columns), np.float32)
+    _native.packed_products(
+        inputs, memory.ctypes.data, memory.shape[1], columns, made.refinement.bits,
+        made.base.group, out, 0, 2, kernel,
+        scales=base.ctypes.data + beside + made.base.value_bytes(columns),
+        scale_stride=base.shape[1], scale_rows=some, unit=0.5 ** made.refinement.bits)
+    allowed = 2e-6 * (np.abs(inputs.astype(np.float64)) @ np.abs(low) + 1)
+    assert (np.abs(out - inputs @ low) <= allowed).all()
+
+
+@pytest.mark.parametrize('kernel', _native.packed_kernels())
+@settings(max_examples=60, deadline=None)
+@given(made=st.sampled_from(SPLITS), rows=st.integers(1, 40), columns=st.integers(1, 1500),
+       beside=st.integers(0, 70), seed=st.integers(0, 2 ** 32), fine=st.booleans(),
+       dtype=st.sampled_from(['float32', 'bfloat16']))
+def test_unpacking_two_parts(kernel, made, rows, columns, beside, seed, fine, dtype):
+    base, memory, alone, low = in_two_parts(made, rows, columns, beside, seed)
+    rng, kind = np.random.default_rng(seed), getattr(torch, dtype)
+    some = rng.permutation(rows)[:rng.integers(1, rows + 1)]
+    memory = np.ascontiguousarray(memory[some])
+    out = torch.zeros(len(some), columns, dtype=kind)
+    _native.unpack_rows(
+        base.ctypes.data + beside, base.shape[1], len(some), columns, made.base.bits,
+        made.base.group, out.data_ptr(), dtype, columns, 2, kernel, places=some,
+        **({'finer': memory.ctypes.data, 'finer_stride': memory.shape[1],
+            'finer_bits': made.refinement.bits} if fine else {}))
+    want = alone[some] + (low[some] if fine else 0)
+    assert torch.equal(out, torch.from_numpy(want.astype(np.float32)).to(kind))
+
+
 @pytest.mark.parametrize('change, message', [
-    ({'bits': 5}, 'bits'), ({'group': 48}, 'group'), ({'group': 0}, 'group'),
+    ({'bits': 7}, 'bits'), ({'group': 48}, 'group'), ({'group': 0}, 'group'),
     ({'stride': 63}, 'stride'), ({'columns': 0}, 'columns'), ({'segment': 0}, 'address'),
     ({'first': 1}, 'fit'), ({'first': -1}, 'fit'), ({'threads': 0}, 'threads'),
     ({'out': np.zeros((2, 64), np.float32)}, 'shape'),

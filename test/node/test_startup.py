@@ -51,6 +51,7 @@ def bundle_copy(tmp_path):
     return shutil.copytree(bundle_path('tabletop'), tmp_path / 'bundle')
 
 
+@pytest.mark.slow
 def test_truncated_flash_file(bundle_copy):
     flash = next(bundle_copy.glob('flash-*.safetensors'))
     with flash.open('r+b') as file:

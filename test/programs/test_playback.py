@@ -183,6 +183,7 @@ def test_standing_and_single_questions(tmp_path):
     assert len(looked_at) <= int(told[1]) <= 50
 
 
+@pytest.mark.slow
 def test_two_cameras_and_ctrl_c(tmp_path):
     topics = ('/front/image_raw/compressed', '/camera/left/image_rect_color/compressed')
     bag = record(tmp_path / 'bag', 'mcap', 150, topics, compressed=True)

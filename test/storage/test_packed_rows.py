@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuron_chunk_ros.storage.packed_rows import BLOCK, PACKED_FORMATS
+from neuron_chunk_ros.storage.packed_rows import BLOCK, PACKED_FORMATS, REFINEMENTS, Split
 
 FORMATS = sorted(PACKED_FORMATS)
+SPLITS = [Split(base, refinement) for base in PACKED_FORMATS.values()
+          for refinement in REFINEMENTS.values()
+          if base.bits < 8 and base.bits + refinement.bits <= 8]
 WIDTHS = st.lists(st.integers(1, 200), min_size=1, max_size=3)
 
 
@@ -87,7 +90,7 @@ def test_zeros_and_extremes(name):
     values[3, :] = -1.5
     got = made.unpack_rows(made.pack_rows(values, [values.shape[1]]), [values.shape[1]])
     assert np.isfinite(got).all() and (got[0] == 0).all()
-    np.testing.assert_allclose(got[1, :2], values[1, :2], rtol=0.15)
+    np.testing.assert_allclose(got[1, :2], values[1, :2], rtol=2.0 ** (1 - made.bits) + 0.02)
     np.testing.assert_allclose(got[3], values[3], rtol=0.01)
     with pytest.raises(OverflowError, match=name):
         made.quantise(np.array([[1.0, np.nan]], np.float32))
@@ -103,13 +106,59 @@ def test_sizes():
 @pytest.mark.parametrize('name', FORMATS)
 def test_what_can_not_be_packed(name):
     made = PACKED_FORMATS[name]
-    one, scale = np.ones((1, BLOCK), np.int8), np.ones((1, 1), np.float32)
-    if made.bits == 4:
+    one = np.ones((1, BLOCK), np.int8)
+    scale = np.ones((1, max(1, BLOCK // made.group)), np.float32)
+    if made.bits < 8:
         with pytest.raises(ValueError, match='out of the range'):
-            made.pack(8 * one, scale)
+            made.pack(-made.least * one, scale)
     with pytest.raises(ValueError, match='not a finite bfloat16'):
         made.pack(one, 1.001 * scale)
     with pytest.raises(ValueError, match='not a finite bfloat16'):
         made.pack(one, np.inf * scale)
     with pytest.raises(ValueError, match='shape'):
-        made.pack(one, np.ones((1, 2), np.float32))
+        made.pack(one, np.ones((1, 3), np.float32))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(SPLITS), WIDTHS, st.integers(0, 4), st.integers(0, 2 ** 32))
+def test_two_parts_are_one_finer_integer(made, widths, rows, seed):
+    """Both parts together round as finely as their bits, the base alone as finely as its own."""
+    values = some_values(seed, rows, sum(widths))
+    bases, refinements, left = [], [], 0
+    for width in widths:
+        fine, scales = made.quantise(values[:, left:left + width])
+        base, low = made.cut(fine)
+        np.testing.assert_array_equal(made.join(base, low), fine)
+        bases.append(made.base.pack(base, scales))
+        refinements.append(made.refinement.pack(low))
+        np.testing.assert_array_equal(made.refinement.unpack(refinements[-1], width), low)
+        left += width
+    base, low = np.concatenate(bases, axis=1), np.concatenate(refinements, axis=1)
+    assert low.shape == (rows, made.refinement.row_bytes(widths))
+    both = made.unpack_rows(base, low, widths).astype(np.float64)
+    alone = made.base.unpack_rows(base, widths).astype(np.float64)
+    left = 0
+    for width in widths:
+        for first in range(left, left + width, made.base.group):
+            part = slice(first, min(first + made.base.group, left + width))
+            most = np.abs(values[:, part]).max(axis=1, initial=0)[:, None].astype(np.float64)
+            step = 1.01 * most / (1 << (made.bits - 1)) + 1e-43
+            # The far end of the other sign is a step of the base less one of the fine grid short.
+            short = ((1 << (made.bits - 1)) - made.largest) * step
+            assert (np.abs(both[:, part] - values[:, part]) <= np.maximum(
+                0.51 * step, short)).all()
+            assert (np.abs(alone[:, part] - both[:, part])
+                    <= (0.51 * step * (1 << made.refinement.bits))).all()
+        left += width
+
+
+def test_integers_without_a_place_are_refused():
+    made = Split(PACKED_FORMATS['int4-16'], REFINEMENTS['plus4'])
+    assert (made.name, made.bits, made.largest) == ('int4-16+4', 8, 119)
+    for wrong in (120, 127):
+        with pytest.raises(ValueError, match='out of the range of int4-16'):
+            made.cut(np.full((1, 3), wrong, np.int8))
+    with pytest.raises(ValueError, match='out of the range of plus4'):
+        made.refinement.pack(np.full((1, 3), 8, np.int8))
+    with pytest.raises(OverflowError, match='not finite'):
+        made.quantise(np.full((1, 3), np.inf, np.float32))

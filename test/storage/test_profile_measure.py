@@ -29,7 +29,7 @@ def write(folder, wanted=SMALL, seconds=60.0):
 
 
 @backends
-@pytest.mark.parametrize('direct', ['on', 'off'])
+@pytest.mark.parametrize('direct', ['on', pytest.param('off', marks=pytest.mark.slow)])
 def test_measured(tmp_path, disk_file, backend, direct):
     open_reader(disk_file, backend, direct).close()   # skips where the disk hasn't that
     seen = []
