@@ -5,6 +5,12 @@
 `Session` is what most users need; it is imported on first use, since it brings torch along.
 """
 
+import os
+
+# Where torch is imported later: its idle threads would spin and take the cores from the reader's
+# (a word took 1.5 times as long), and from the robot.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
 __all__ = ['Session', '__version__']
 __version__ = '0.1.0'
 

@@ -101,7 +101,8 @@ def _register_end_to_end(commands) -> None:
     parser.add_argument('--sparsities', type=_fractions, metavar='A,B,...',
                         help='fractions of rows skipped (default: 0.3,0.5,0.7)')
     parser.add_argument('--rows', type=_some_names, metavar='A,B,...',
-                        help='packed rows that ours runs from as well (default: int8,int4; '
+                        help='packed rows that ours runs from as well, also in two parts, '
+                             'as int8/4 (default: int8,int4; '
                              '"" for none)')
     parser.add_argument('--contestants', type=_names, metavar='A,B,...',
                         help='ours, transformers, accelerate, llama.cpp (default: all; the last '
@@ -122,6 +123,8 @@ def _register_text(commands) -> None:
                         help='row formats to round to (default: int8,int4,int4-64; "" for none)')
     parser.add_argument('--recipes', type=_some_names, metavar='A,B,...',
                         help='of compress: files, or names that come along (default: int8,int4)')
+    parser.add_argument('--splits', type=_some_names, metavar='A,B,...',
+                        help='rows in two parts, FORMAT/bits of the base (default: int8/4,int8/3)')
     parser.add_argument('--windows', type=_positive, metavar='N',
                         help='of 512 tokens of prose to judge by (default 12)')
     parser.add_argument('--samples', type=_positive, metavar='N',
@@ -309,7 +312,8 @@ def _text(args: argparse.Namespace) -> int:
     folder = _folder(args)
     quick = dict(windows=2, samples=8) if args.quick else {}
     options = measure.TextOptions(published.model_folder(folder), **{**quick, **_given(
-        args, rows='rows', recipes='recipes', windows='windows', samples='samples')})
+        args, rows='rows', recipes='recipes', splits='splits', windows='windows',
+        samples='samples')})
     with _bars() as progress, tempfile.TemporaryDirectory(
             prefix='.neuron-chunk-bench-', dir=folder) as place:
         outcomes = measure.measure(options, Path(place), progress)

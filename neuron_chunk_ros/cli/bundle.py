@@ -67,6 +67,7 @@ def _convert(args: argparse.Namespace) -> int:
                          rows=args.rows, lm_head=args.lm_head, base=args.base)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
+          f'{f", {_mb(bundle.base_bytes)} MB of bases" if bundle.bases else ""}'
           f'{"" if bundle.rows == bundle.dtype else f", rows of {bundle.rows}"}')
     return 0
 
@@ -78,7 +79,8 @@ def _inspect(args: argparse.Namespace) -> int:
         print(json.dumps({
             'path': str(bundle.path), 'family': bundle.family, 'dtype': bundle.dtype,
             'rows': bundle.rows,
-            'flash_bytes': bundle.flash_bytes, 'flash_files': [p.name for p in bundle.flash_files],
+            'flash_bytes': bundle.flash_bytes, 'base_bytes': bundle.base_bytes,
+            'flash_files': [p.name for p in bundle.flash_files],
             'resident_bytes': bundle.resident_bytes, 'resident_file': bundle.resident_file.name,
             'files': sorted(bundle.files), 'layout': bundle.layout, 'order': bundle.order,
             'calibration': bundle.calibration, 'provenance': bundle.provenance,
@@ -92,6 +94,7 @@ def _inspect(args: argparse.Namespace) -> int:
         'rows': bundle.rows,
         'flash': f'{_mb(bundle.flash_bytes)} MB in {len(bundle.groups)} groups, '
                  f'files: {", ".join(path.name for path in bundle.flash_files)}',
+        **({'base': f'{_mb(bundle.base_bytes)} MB, held in memory'} if bundle.bases else {}),
         'resident': f'{_mb(bundle.resident_bytes)} MB in {len(bundle.resident_tensors)} tensors',
         'files': ', '.join(sorted(bundle.files)),
         'layout': bundle.layout, 'order': _order(bundle),
@@ -114,6 +117,8 @@ def _described(group) -> dict:
     order = group.order
     plain = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
     return {**plain, 'members': [dataclasses.asdict(member) for member in group.members],
+            'kept': None if group.kept is None else group.kept.tolist(),
+            'base': group.base and _described(group.base),
             'order': order and {'channels': order.channels.tolist(),
                                 'absorbed_by': order.absorbed_by}}
 

@@ -169,7 +169,7 @@ class Chooser:
     def _token_kinds(self, step: Step):
         """Return [(kind, tokens of this kind or None for all, sparsity)] for the step."""
         visual = step.visual
-        if step.kind == 'decode':
+        if step.kind in ('decode', 'draft'):
             return [('decode', None, self.sparsity)]
         if step.kind == 'append':
             # The few tokens of text around a frame make do with what is read for it.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 _MOST = 6         # drafts in one step
+_MOST_OWN = 7     # of the model's own; with the token before them a step of few tokens
 _NGRAM = 3        # tokens that have to be found again, at most
 _LEAST_SURE = 2   # at least: one alone says little
 _NEWEST = 8       # steps that a median is taken of
@@ -65,6 +66,56 @@ class Drafting:
         self._drafted.append((seconds, 1 + accepted))
         if self._single and len(self._drafted) >= 2:
             each = (sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted))
+            if each > statistics.median(self._single):
+                self._drafted.clear()
+                self._off = _AGAIN
+
+
+class Speculation:
+    """Decides how much the model drafts with what is held of it (bases, heads) alone.
+
+    A draft costs a pass that reads nothing. It is worth that as long as the chance that it and all
+    before it are right saves more.
+    """
+
+    _LEAST = 3  # passes that are drafted for before it is known what they bring
+    _NEWEST_WEIGHS = 0.1
+
+    def __init__(self):
+        self._drafts: deque[float] = deque(maxlen=4 * _NEWEST)
+        self._single: deque[float] = deque(maxlen=_NEWEST)
+        self._drafted: deque[tuple[float, int]] = deque(maxlen=_NEWEST)
+        self._right = 0.75  # the share of drafts that are right, of those behind right ones
+        self._off = 0
+
+    def most(self) -> int:
+        """Return how many drafts to make at most; 0 where they don't pay."""
+        if self._off:
+            self._off -= 1
+            return 0
+        return _MOST_OWN
+
+    def worth(self, sure: float) -> bool:
+        """Whether to draft once more, behind drafts that are all right with this probability."""
+        if not self._drafts or len(self._drafted) < self._LEAST:
+            return True
+        seconds = sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted)
+        return sure * self._right * seconds > statistics.median(self._drafts)
+
+    def observe_draft(self, seconds: float) -> None:
+        """Note what a draft took."""
+        self._drafts.append(seconds)
+
+    def observe(self, seconds: float, drafted: int, accepted: int) -> None:
+        """Note what a verifying step took, its drafts included, and how many were right."""
+        if not drafted:
+            self._single.append(seconds)
+            return
+        self._drafted.append((seconds, 1 + accepted))
+        tried = min(drafted, accepted + 1)
+        self._right += self._NEWEST_WEIGHS * (accepted / tried - self._right)
+        if self._single and len(self._drafted) >= self._LEAST:
+            each = sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted)
             if each > statistics.median(self._single):
                 self._drafted.clear()
                 self._off = _AGAIN

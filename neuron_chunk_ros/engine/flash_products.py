@@ -24,6 +24,7 @@ import torch
 
 from neuron_chunk_ros.chunking import runs
 from neuron_chunk_ros.engine import rows as stored_rows
+from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.device_copies import DeviceCopies
 from neuron_chunk_ros.engine.heads import Heads
@@ -75,13 +76,15 @@ class FlashProducts:
     """Reads chosen rows and multiplies by them, one step after another."""
 
     def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, heads: Heads,
-                 piece_bytes: int, device: str = 'cpu'):
+                 piece_bytes: int, device: str = 'cpu', bases: Bases | None = None):
         """Allocate the memory that is read into.
 
         :param piece_bytes: the largest piece, a third of it; raised to hold one row.
         :param device: where products are computed.
+        :param bases: of rows in two parts; read here where not given.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
+        self._bases = Bases(bundle, reader, device) if bases is None else bases
         self._slack = reader.slack
         self.piece_bytes, ring_bytes = ring_size(bundle, self._slack, piece_bytes)
         self._buffer = reader.allocate(ring_bytes)
@@ -114,6 +117,8 @@ class FlashProducts:
         self._now = self._names if wants_all else self._names[:-1]
         step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
         self.chooser.begin(step)
+        if step.kind == 'draft':  # nothing is chosen, and what was read ahead stays
+            return
         self._goes_on = self.chooser.dense and step.tokens <= FEW
         # By milliseconds it depends on the moment what is chosen; a baseline reads just that.
         self._guessed = self.chooser.may_exceed and not (
@@ -158,6 +163,7 @@ class FlashProducts:
         self._view, self._buffer, self._order = None, None, {}
         self._scratch.clear()
         self.heads.close()
+        self._bases.close()
 
     def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs @ W over the head and the rows of the tail that the policy chooses.
@@ -168,6 +174,9 @@ class FlashProducts:
         step, bill = self._step, self._step.bill
         step.check()
         inputs = self._as_stored(group, inputs)
+        base = self._bases.weights(group)
+        if step.kind == 'draft' and base is not None:
+            return self._coarse(group, inputs, base)
         started = time.perf_counter()
         free, waited = self._read_until, bill.wait_seconds
         came = self._came_ahead(group)
@@ -185,8 +194,10 @@ class FlashProducts:
         chose = time.perf_counter()
         bill.select_seconds += chose - started
         step.mark('choose', group.name, started, chose)
-        total = Sum(inputs, group, self._scratch)
+        total = Sum(inputs, group, self._scratch, base)
         held = self.heads.weights(group)
+        if base is not None:
+            self._add_base(total, group, base, [*waiting, runs.between(0, len(held))])
         if len(held):
             self._add(total, group, np.array([[0, len(held)]], np.int64), held)
             bill.bytes_held += held.nbytes
@@ -213,6 +224,30 @@ class FlashProducts:
                                  max(0.0, chose - max(free, step.started)),
                                  bill.wait_seconds - waited, self._rate)
         return total.result()
+
+    def _coarse(self, group: Group, inputs: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        """Return the product with what is held alone."""
+        total, held = Sum(inputs, group, self._scratch, base), self.heads.weights(group)
+        self._add_base(total, group, base, [runs.between(0, len(held))])
+        if len(held):
+            self._add(total, group, runs.between(0, len(held)), held)
+            self._step.bill.bytes_held += held.nbytes
+        self._step.group_done(len(self._now))
+        return total.result()
+
+    def _add_base(self, total: Sum, group: Group, base: torch.Tensor, fine: list[np.ndarray]
+                  ) -> None:
+        """Add the base: while the refinement of the fine rows is on its way."""
+        fine = [rows for rows in fine if len(rows)]
+        coarse = runs.whole(group.rows)
+        if fine and not total.few:
+            coarse = runs.difference(coarse, runs.union(fine, group.rows))
+        started = time.perf_counter()
+        total.add_base(coarse)
+        ended = time.perf_counter()
+        self._step.bill.compute_seconds += ended - started
+        self._step.bill.bytes_held += base.nbytes
+        self._step.mark('multiply', group.name, started, ended)
 
     def _came_ahead(self, group: Group) -> list[np.ndarray]:
         """Return the pieces that were read ahead of the choice; where there is one, that is."""

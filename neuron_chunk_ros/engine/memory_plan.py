@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from neuron_chunk_ros.engine.bases import base_bytes
 from neuron_chunk_ros.engine.flash_embedding import embedding_bytes
 from neuron_chunk_ros.engine.flash_products import ring_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
@@ -39,21 +40,23 @@ class MemoryPlan:
     activations: int = 0  # of the largest step
     heads: int = 0        # rows of the decoder and the LM head that stay in memory
     key_copies: int = 0   # of a stream from several cameras
+    bases: int = 0        # of rows in two parts
     head_rows: Mapping[str, int] = field(default_factory=dict)  # by group
 
     @property
     def total(self) -> int:
         """All of it."""
         return (self.resident + self.buffers + self.kv_cache + self.activations + self.heads
-                + self.key_copies)
+                + self.key_copies + self.bases)
 
     def check(self, budget_mb: int | None) -> None:
         """Raise MemoryBudgetError, with the numbers, where the budget is too small."""
         if budget_mb and self.total > budget_mb * MIB:
+            held = f'{self.bases / MIB:.0f} bases of rows + ' if self.bases else ''
             raise MemoryBudgetError(
                 f'memory_budget_mb is {budget_mb}, but {-(-self.total // MIB)} MB are needed: '
-                f'{self.resident / MIB:.0f} resident weights + {self.buffers / MIB:.0f} read '
-                f'buffers + {self.kv_cache / MIB:.0f} KV cache + '
+                f'{self.resident / MIB:.0f} resident weights + {held}'
+                f'{self.buffers / MIB:.0f} read buffers + {self.kv_cache / MIB:.0f} KV cache + '
                 f'{self.activations / MIB:.0f} activations + {self.heads / MIB:.0f} heads + '
                 f'{self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context')
 
@@ -76,6 +79,7 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
                  + embedding_bytes(bundle.embedding, dtype)),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
+    plan = replace(plan, bases=_huge(base_bytes(bundle)))
     if cameras > 1:
         plan = replace(plan, key_copies=plan.kv_cache // 2)
     plan.check(budget_mb)

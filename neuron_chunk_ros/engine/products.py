@@ -21,7 +21,7 @@ import torch
 
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.engine.rows import widen
+from neuron_chunk_ros.engine.rows import widen, widen_split
 from neuron_chunk_ros.storage.bundle import Group
 
 STEP = 64
@@ -55,9 +55,15 @@ def tile_rows(columns: int, dtype: torch.dtype) -> int:
 class Sum:
     """inputs @ W, [tokens, columns], as W's rows come in."""
 
-    def __init__(self, inputs: torch.Tensor, group: Group, scratch: Scratch):
-        """`inputs`: [tokens, rows]."""
-        self.inputs, self.columns, self._group = inputs, group.columns, group
+    def __init__(self, inputs: torch.Tensor, group: Group, scratch: Scratch,
+                 base: torch.Tensor | None = None):
+        """Begin with nothing.
+
+        :param inputs: [tokens, rows].
+        :param base: of the rows, where these are in two parts: what is added is their
+            refinement, and the base goes with it (few tokens: `add_base`).
+        """
+        self.inputs, self.columns, self._group, self._base = inputs, group.columns, group, base
         columns = group.columns
         self.on_cpu = inputs.device.type == 'cpu'
         few = _FEW_PACKED if group.format.packed and inputs.dtype == torch.float32 else FEW
@@ -83,7 +89,7 @@ class Sum:
         if self.few:
             inputs = _columns(self._floats, rows, len(weights)).contiguous().numpy()
             if self._group.format.packed:
-                self._add_packed(inputs, weights)
+                self._add_packed(inputs, weights, rows)
                 return
             _native.row_products(inputs, weights.data_ptr(), _NATIVE[weights.dtype], len(weights),
                                  self.columns, self._out.numpy(), torch.get_num_threads())
@@ -106,25 +112,62 @@ class Sum:
                 weights[count:] = 0
         self._add(_columns(self.inputs, rows, len(weights)), weights)
 
+    def add_base(self, coarse: np.ndarray) -> None:
+        """Add the product with the base: of all rows for few tokens, else of the coarse ones.
+
+        :param coarse: runs of the rows whose refinement is not going to be added.
+        """
+        if not self.few:
+            if len(coarse):
+                self._add_widened(coarse, None)
+            return
+        made, first, at = self._group.split.base, 0, 0
+        inputs = self._floats.contiguous().numpy()
+        for width in self._group.widths:
+            _native.packed_products(inputs, self._base.data_ptr() + at, self._base.stride(0),
+                                    width, made.bits, made.group, self._out.numpy(), first,
+                                    torch.get_num_threads())
+            first, at = first + width, at + made.segment_bytes(width)
+
     def result(self) -> torch.Tensor:
         """Return the sum in the inputs' dtype; its memory is used again for the next."""
         if self.few:
             return self._out.to(self.inputs.dtype)
         return self._out if self._begun else self._out.zero_()
 
-    def _add_packed(self, inputs: np.ndarray, weights: torch.Tensor) -> None:
-        made, first, at = self._group.format, 0, 0
+    def _add_packed(self, inputs: np.ndarray, weights: torch.Tensor, rows: np.ndarray) -> None:
+        made, first, at, behind = self._group.format, 0, 0, 0
+        split, base = self._group.split, self._base
+        places = None if base is None else runs.indices(rows)
         for width in self._group.widths:
+            if base is None:
+                group, scales = made.group, ()
+            else:  # a refinement's scales are with its base
+                group = split.base.group
+                scales = ('', base.data_ptr() + behind + split.base.value_bytes(width),
+                          base.stride(0), places, 0.5 ** made.bits)
+                behind += split.base.segment_bytes(width)
             _native.packed_products(inputs, weights.data_ptr() + at, weights.stride(0), width,
-                                    made.bits, made.group, self._out.numpy(), first,
-                                    torch.get_num_threads())
+                                    made.bits, group, self._out.numpy(), first,
+                                    torch.get_num_threads(), *scales)
             first, at = first + width, at + made.segment_bytes(width)
 
-    def _add_widened(self, rows: np.ndarray, weights: torch.Tensor) -> None:
-        dtype, count = self.inputs.dtype, len(weights)
+    def _widen(self, places: np.ndarray | None, weights: torch.Tensor | None, begin: int,
+               end: int, out: torch.Tensor) -> None:
+        """Write rows number `begin` to `end` of those that are added."""
+        some = None if weights is None else weights[begin:end]
+        if self._base is None:
+            widen(some.to(out.device), self._group, out)
+        else:
+            widen_split(self._base, places[begin:end], some, self._group, out)
+
+    def _add_widened(self, rows: np.ndarray, weights: torch.Tensor | None) -> None:
+        """Add rows that have to be widened first; weights None: of the base alone."""
+        dtype, count = self.inputs.dtype, runs.count(rows)
+        places = None if self._base is None else runs.indices(rows)
         if not self.on_cpu:
             wide = torch.empty(count, self.columns, dtype=dtype, device=self.inputs.device)
-            widen(weights.to(wide.device), self._group, wide)
+            self._widen(places, weights, 0, count, wide)
             self._add(_columns(self.inputs, rows, count), wide)
             return
         most = padded(count) if self._pad else count
@@ -134,11 +177,10 @@ class Sum:
             tile = max(STEP, unpadded(tile))
         wide = self._scratch.tile(tile, self.columns, dtype)
         for at in range(0, most, tile):
-            narrow = weights[at:at + tile]
-            size = min(tile, most - at)
-            if len(narrow):  # a tile may be padding alone
-                widen(narrow, self._group, wide[:len(narrow)])
-            wide[len(narrow):size] = 0
+            size, there = min(tile, most - at), max(0, min(tile, count - at))
+            if there:  # a tile may be padding alone
+                self._widen(places, weights, at, at + there, wide[:there])
+            wide[there:size] = 0
             self._add(inputs[:, at:at + tile], wide[:size])
 
     def _add(self, inputs: torch.Tensor, weights: torch.Tensor) -> None:

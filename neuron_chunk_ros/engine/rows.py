@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 
+import numpy as np
 import torch
 
 from neuron_chunk_ros import _native
@@ -81,7 +82,10 @@ def stored(raw: torch.Tensor, group: Group, rows: int) -> torch.Tensor:
 
 
 def widen(weights: torch.Tensor, group: Group, out: torch.Tensor) -> None:
-    """Write what stored rows stand for to `out`, [rows, columns] of another type or device."""
+    """Write what stored rows stand for to `out`, [rows, columns] of another type or device.
+
+    Rows that are a refinement: see widen_split.
+    """
     if not group.format.packed:
         out.copy_(weights)
         return
@@ -97,14 +101,57 @@ def widen(weights: torch.Tensor, group: Group, out: torch.Tensor) -> None:
         left, at = left + width, at + made.segment_bytes(width)
 
 
-def _unpacked(packed: torch.Tensor, made: PackedFormat, columns: int) -> torch.Tensor:
+def widen_split(base: torch.Tensor, places: np.ndarray | None, finer: torch.Tensor | None,
+                group: Group, out: torch.Tensor) -> None:
+    """Write what rows in two parts stand for to `out`, [rows, columns].
+
+    :param base: uint8 [all rows, row bytes of the base], on `out`'s device.
+    :param places: int64 [rows], which rows they are, None for all.
+    :param finer: the same rows' refinement, uint8 [rows, row bytes]; None: the base alone.
+    """
+    split, left, at, behind = group.split, 0, 0, 0
+    for width in group.widths:
+        target = out[:, left:left + width]
+        size, more = split.base.segment_bytes(width), split.refinement.segment_bytes(width)
+        if out.device.type == 'cpu' and out.dtype in _UNPACKED:
+            _native.unpack_rows(
+                base.data_ptr() + at, base.stride(0), len(out), width, split.base.bits,
+                split.base.group, target.data_ptr(), _UNPACKED[out.dtype], out.stride(0),
+                torch.get_num_threads(), '', places,
+                *(() if finer is None else (finer.data_ptr() + behind, finer.stride(0),
+                                            split.refinement.bits)))
+        else:
+            some = base if places is None else base.index_select(
+                0, torch.from_numpy(places).to(base.device))
+            low = None if finer is None else finer[:, behind:behind + more].to(out.device)
+            target.copy_(_unpacked(some[:, at:at + size], split.base, width, low,
+                                   split.refinement.bits))
+        left, at, behind = left + width, at + size, behind + more
+
+
+def _unpacked(packed: torch.Tensor, made: PackedFormat, columns: int,
+              finer: torch.Tensor | None = None, finer_bits: int = 0) -> torch.Tensor:
     """Return a segment's values, float32, by torch's own operations (any device)."""
-    rows, size = len(packed), made.value_bytes(columns)
-    values = packed[:, :size]
-    if made.bits == 8:
-        integers = values.contiguous().view(torch.int8).float()
-    else:
-        halves = torch.stack([values & 15, values >> 4], dim=1).view(rows, 2, -1, BLOCK // 2)
-        integers = halves.transpose(1, 2).reshape(rows, -1).float() - 8
+    size = made.value_bytes(columns)
+    integers = _integers(packed[:, :size], made.bits)
     scales = packed[:, size:].contiguous().view(torch.bfloat16).float()
+    if finer is not None:
+        integers = integers * (1 << finer_bits) + _integers(finer, finer_bits)
+        scales = scales / (1 << finer_bits)
     return integers[:, :columns] * scales.repeat_interleave(made.group, dim=1)[:, :columns]
+
+
+def _integers(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return integers as storage.bit_planes has them, float32 [rows, whole blocks]."""
+    if bits == 8:
+        return packed.contiguous().view(torch.int8).float()
+    rows, at, codes = len(packed), 0, 0
+    blocks = packed.reshape(rows, packed.shape[1] // (4 * bits), 4 * bits)
+    for width in (4, 2, 1):
+        if bits & width:
+            plane = blocks[:, :, at:at + 4 * width]
+            fields = torch.stack([plane >> shift & (1 << width) - 1
+                                  for shift in range(0, 8, width)], dim=2)
+            codes = codes * (1 << width) + fields.reshape(rows, -1, BLOCK).float()
+            at += 4 * width
+    return (codes - (1 << bits - 1)).reshape(rows, -1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
-from neuron_chunk_ros.engine.drafts import Drafting
+from neuron_chunk_ros.engine.drafts import Drafting, Speculation
 from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup
 from neuron_chunk_ros.engine.flash_products import FlashProducts
@@ -35,18 +35,19 @@ class Runner:
     def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
                  products: FlashProducts, prompts: PromptBuilder, stops: Collection[int],
                  step_tokens: int,
-                 drafting: Drafting | None = None):
+                 drafting: Drafting | None = None, speculation: Speculation | None = None):
         """Take what runs.
 
         :param decoder: the model's decoder; a step's time begins with its first layer.
         :param stops: the tokens that end an answer.
         :param step_tokens: tokens a step may have at most, as far as memory is declared.
         :param drafting: of answers' next tokens; None for none.
+        :param speculation: on them with what is held of the model; None where nothing is.
         """
         self._model, self._groups, self._products = model, groups, products
         self._tokenizer, self._stops = prompts.tokenizer, frozenset(stops)
         self._step_tokens = step_tokens
-        self._drafting = drafting
+        self._drafting, self._speculation = drafting, speculation
         self._positions = Positions(model, prompts)
         self._step: Step | None = None  # the one a pass is running for
         self._steps: list[StepTelemetry] = []
@@ -191,6 +192,7 @@ class Runner:
         start, _, logits = self.step('prefill', piece, cache, start, logits=1,
                                      on_decoder=lambda: tell(0.0), on_progress=tell)
         drafts: list[int] = []
+        observe, spent = None, 0.0  # told what a step and its drafts brought; seconds of drafts
         prompt = piece.ids[0].tolist() if self._drafting is not None else []
         while True:
             sure = logits.max(dim=1)
@@ -202,8 +204,8 @@ class Runner:
             if drafts:
                 start -= len(drafts) - right
                 cache.truncate(cache.get_seq_length() - len(drafts) + right)
-            if self._drafting is not None and len(self._steps) > 1:
-                self._drafting.observe(self._steps[-1].seconds, len(drafts), right)
+            if observe is not None:
+                observe(spent + self._steps[-1].seconds, len(drafts), right)
             for token, likely in list(zip(found, spread, strict=True))[:right + 1]:
                 ids.append(token)
                 likelihood.append(likely)
@@ -213,26 +215,49 @@ class Runner:
                     return 'stop'
                 if len(ids) == limit:
                     return 'length'
-            drafts = []
+            drafts, spent, observe, most = [], 0.0, None, limit - len(ids) - 1
             if self._drafting is not None and self._products.chooser.dense:
-                drafts = self._drafting.propose([*prompt, *ids], limit - len(ids) - 1)
+                observe = self._drafting.observe
+                drafts = self._drafting.propose([*prompt, *ids], most)
+                if not drafts and self._speculation is not None:
+                    observe = self._speculation.observe
+                    drafts, spent = self._own_drafts(piece, ids[-1], cache, start, most)
             newest = PromptPart(piece.ids.new_tensor([[ids[-1], *drafts]]))
             start, _, logits = self.step('decode', newest, cache, start, logits=newest.tokens,
                                          drafts=drafts)
+
+    def _own_drafts(self, piece: PromptPart, token: int, cache: KvCache, start: int, most: int
+                    ) -> tuple[list[int], float]:
+        """Return drafts made with what is held, and their seconds; the cache is as it was."""
+        drafts, sure, spent, found = [], 1.0, 0.0, cache.get_seq_length()
+        most = min(most, self._speculation.most())
+        while len(drafts) < most and self._speculation.worth(sure):
+            start, bill, logits = self.step('draft', PromptPart(piece.ids.new_tensor([[token]])),
+                                            cache, start, logits=1)
+            self._speculation.observe_draft(bill.seconds)
+            spent += bill.seconds
+            best = logits.max(dim=1)
+            token = int(best.indices)
+            sure *= math.exp(float(best.values - logits.logsumexp(1)))
+            drafts.append(token)
+            if token in self._stops:
+                break
+        cache.truncate(found)
+        return drafts, spent
 
     def _decoder_begins(self) -> None:
         step = self._step
         if step is None or step.started:
             return  # not one of our passes
         step.begin()
-        if step.kind != 'decode':
+        if step.kind not in ('decode', 'draft'):
             self._timing.vision += step.started - step.made
         self._products.begin(step)
 
     def _end_step(self) -> StepTelemetry:
         step, self._step = self._step, None
         bill = self._products.end()
-        if step.kind == 'decode':
+        if step.kind in ('decode', 'draft'):
             self._timing.decode += bill.seconds
         else:
             self._timing.prefill += bill.seconds

@@ -13,8 +13,9 @@ import torch
 
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
+from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
-from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup
+from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
@@ -63,7 +64,8 @@ class Session:
             model, self._decoder, groups, products, self._prompts,
             stop_tokens(bundle.path, config, self._prompts),
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
-            drafting=Drafting(PromptLookup()) if drafts else None)
+            drafting=Drafting(PromptLookup()) if drafts else None,
+            speculation=Speculation() if drafts and bundle.bases else None)
         self._stream: FrameWindow | None = None
 
     @classmethod
@@ -125,12 +127,17 @@ class Session:
                                slack=reader.slack, budget_mb=memory_budget_mb,
                                head_mb=head_mb, cameras=cameras)
             heads = Heads(bundle.multiplied, plan.head_rows, reader, dtype, device)
+            # With a base no row is ever missing: there is nothing a deadline must not cost.
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
-                              reader.block_size, heads.rows, min_importance)
+                              reader.block_size, heads.rows, 0 if bundle.bases else min_importance)
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
-            products = FlashProducts(bundle, reader, chooser, heads, piece, device)
+            tell = on_progress or (lambda share: None)
+            first = bundle.base_bytes / max(1, bundle.base_bytes + bundle.resident_bytes)
+            bases = Bases(bundle, reader, device, lambda share: tell(first * share))
+            products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases)
             memory = KvMemory(text, context, dtype, device)
-            model, groups = build_model(bundle, config, products, device, on_progress,
+            model, groups = build_model(bundle, config, products, device,
+                                        lambda share: tell(first + (1 - first) * share),
                                         backend=backend, direct=direct)
             return cls(bundle, config, model, groups, products, reader, memory, plan,
                        memory_budget_mb, note, drafts)
@@ -175,7 +182,7 @@ class Session:
         if self._dtype != STORED[self.bundle.dtype]:
             notes.append(f'this processor is slow in {self.bundle.dtype}: computing in '
                          f'{str(self._dtype).removeprefix("torch.")}')
-        if self._products.chooser.text_sparsity:
+        if self._products.chooser.text_sparsity and not self.bundle.bases:
             notes.append(WORDS_SHARE)
         return notes
 
@@ -196,7 +203,8 @@ class Session:
 
     def memory(self) -> dict[str, float]:
         """Return what the session takes [MiB], by kind; `flash` is what stays on flash."""
-        return {'resident': self.plan.resident / MIB, 'buffers': self.plan.buffers / MIB,
+        return {'resident': self.plan.resident / MIB, 'bases': self.plan.bases / MIB,
+                'buffers': self.plan.buffers / MIB,
                 'kv_cache': self.plan.kv_cache / MIB,
                 'activations': self.plan.activations / MIB, 'heads': self.plan.heads / MIB,
                 'key_copies': self.plan.key_copies / MIB,

@@ -23,7 +23,7 @@ def _nothing(*_) -> None:
 class Step:
     """Made by the runner ahead of a pass, handed down to whatever works for it."""
 
-    kind: str                                # 'prefill', 'append' or 'decode'
+    kind: str                                # 'prefill', 'append', 'decode' or 'draft'
     tokens: int
     visual: torch.Tensor | None = None       # bool [tokens]; None where no token is visual
     logits: int = 0                          # tokens whose logits are wanted, the last ones

@@ -15,7 +15,7 @@ AnswerProgress = Callable[[str, float, str], None]  # (stage, share done, text s
 class StepTelemetry:
     """One pass through the decoder, or the sum of an answer's passes."""
 
-    step: str                    # 'prefill', 'append', 'decode', or 'answer' for a sum
+    step: str                    # 'prefill', 'append', 'decode', 'draft', or 'answer' for a sum
     tokens: int = 0              # tokens that went through the decoder
     tokens_drafted: int = 0      # of these, guesses that the step was to verify
     tokens_accepted: int = 0     # of these, right ones

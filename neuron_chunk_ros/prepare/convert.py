@@ -45,10 +45,10 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
     another of PACKED_FORMATS packs the decoder's rows, rounded to nearest, None leaves them as
     they are. base: cuts rows of int5, int6 or int8 in two, a base of so many bits that is held in
-    memory and a refinement of the others on flash. lm_head: the same for the LM head, by default int8 where the decoder is packed. The
-    embedding table is stored by token as it is. Raises ModelError for a folder that can't be
-    used, BundleError for a target that can't be written; either way nothing is left at the
-    target.
+    memory and a refinement of the others on flash. lm_head: the same as rows for the LM head, by
+    default int8 where the decoder is packed. The embedding table is stored by token as it is.
+    Raises ModelError for a folder that can't be used, BundleError for a target that can't be
+    written; either way nothing is left at the target.
     """
     source, target = Path(source), Path(target)
     if dtype is not None and dtype not in ROW_FORMATS:
@@ -102,6 +102,23 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
             count.add(plan.rows * plan.columns * ROW_FORMATS[kept].item_bytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
     return Bundle.open(target)
+
+
+def rows_and_base(name: str) -> tuple[str, int | None]:
+    """Return what `convert` takes for 'int4', or for 'int8/4', rows in two parts.
+
+    Raises ModelError for what it would not take.
+    """
+    rows, cut, base = name.partition('/')
+    if not cut:
+        if rows not in PACKED_FORMATS:
+            raise ModelError(f"no packed rows '{rows}': choose from {', '.join(PACKED_FORMATS)}, "
+                             'or rows in two parts such as int8/4')
+        return rows, None
+    if not base.isdigit():
+        raise ModelError(f"'{name}' is no split: give rows and the bits of a base, as int8/4")
+    split_of(rows, int(base))
+    return rows, int(base)
 
 
 def split_of(rows: str | None, base: int) -> Split:

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.engine.resident import build_model, close_model, read_config
-from neuron_chunk_ros.engine.rows import compute_dtype, stored, widen
+from neuron_chunk_ros.engine.rows import compute_dtype, stored, widen, widen_split
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import family_for, prompt_builder
 from neuron_chunk_ros.prepare.layer_trials import Layer, SampleBatch
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.calibration import KINDS
 from neuron_chunk_ros.storage.reader import Reader
+from neuron_chunk_ros.storage.source_groups import SourceGroups
 
 Sample = tuple[str, list[np.ndarray]]  # a prompt and its images, uint8 [height, width, 3] RGB
 
@@ -54,6 +55,7 @@ class Walk:
         self._dtype = compute_dtype(bundle.dtype, device)
         self._layer: Layer | None = None
         self._reader = Reader([str(path) for path in bundle.flash_files])
+        self._bases = SourceGroups(bundle)
         try:
             self._model, _ = build_model(bundle, config, self, device)
         except BaseException:
@@ -69,6 +71,7 @@ class Walk:
         self._buffer = None
         close_model(self._model)
         self._reader.close()
+        self._bases.close()
 
     @property
     def layers(self) -> int:
@@ -138,9 +141,14 @@ class Walk:
                 self._buffer = self._reader.allocate(needed)
             self._reader.read(file, extents, self._buffer)
             raw = torch.frombuffer(self._buffer, dtype=torch.uint8)[:group.nbytes]
-            weights[group.name] = torch.empty(group.rows, group.columns, dtype=self._dtype,
-                                              device=self.device)
-            widen(stored(raw, group, group.rows), group, weights[group.name])
+            rows = stored(raw, group, group.rows)
+            made = weights[group.name] = torch.empty(group.rows, group.columns, dtype=self._dtype,
+                                                     device=self.device)
+            if group.base is None:
+                widen(rows, group, made)
+            else:
+                base = torch.from_numpy(self._bases.load([group.base])[group.base.name])
+                widen_split(base.to(self.device), None, rows, group, made)
         return weights
 
     def _batches(self, samples: Iterable[Sample]) -> list[SampleBatch]:

@@ -33,8 +33,8 @@ def restore(bundle: str | os.PathLike) -> torch.nn.Module:
     outputs = {member: group.order.channels for group in opened.groups.values()
                if group.order is not None for member in group.order.absorbed_by}
     with SourceGroups(opened) as sources:
-        for group in opened.stored.values():
-            values = torch.from_numpy(_values(group, sources.load([group])[group.name]))
+        for group in (*opened.multiplied.values(), *filter(None, [opened.embedding])):
+            values = torch.from_numpy(_values(group, sources))
             for member, part in zip(group.members, values.split(list(group.widths), dim=1),
                                     strict=True):
                 name = f'{member.name}.weight'
@@ -54,8 +54,11 @@ def restore(bundle: str | os.PathLike) -> torch.nn.Module:
     return model
 
 
-def _values(group: Group, rows: np.ndarray) -> np.ndarray:
-    made = group.format
+def _values(group: Group, sources: SourceGroups) -> np.ndarray:
+    rows, made = sources.load([group])[group.name], group.format
+    if group.base is not None:
+        base = sources.load([group.base])[group.base.name]
+        return group.split.unpack_rows(base, rows, group.widths)
     return made.unpack_rows(rows, group.widths) if made.packed else made.unpack(rows)
 
 

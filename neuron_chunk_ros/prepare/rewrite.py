@@ -7,6 +7,7 @@ The model stays the same to the byte: going back gives the same files.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -23,7 +24,14 @@ from neuron_chunk_ros.prepare.checkpoint import Stored, read_pieces
 from neuron_chunk_ros.prepare.convert import Counter, CountProgress
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
-from neuron_chunk_ros.storage.layout import EMBEDDING, LAYOUTS, LM_HEAD, ORDERS, RowOrder
+from neuron_chunk_ros.storage.layout import (
+    EMBEDDING,
+    LAYOUTS,
+    LM_HEAD,
+    ORDERS,
+    RowOrder,
+    base_name,
+)
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -71,15 +79,18 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
         resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
-    count = Counter(bundle.flash_bytes + bundle.resident_bytes, progress)
+    count = Counter(bundle.flash_bytes + bundle.base_bytes + bundle.resident_bytes, progress)
     with writer, SourceGroups(bundle) as sources:
         for path in copied:
             writer.copy_file(path)
         for plan in plans:
             writer.write_group(plan.name, _rows(plan, homes, sources, orders, count),
                                homes[plan.members[0].name][0].kept)
+            if plan.base:
+                writer.write_group(base_name(plan.name),
+                                   _rows(plan, _base_homes(plan, homes), sources, orders, count))
         for table in bundle.stored.values():
-            if table.name not in bundle.groups:
+            if table.name in (EMBEDDING, LM_HEAD):
                 writer.write_group(table.name, sources.rows(table), table.kept)
                 count.add(table.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
@@ -111,7 +122,7 @@ def resident_of(bundle: Bundle) -> list[ResidentTensor]:
 
 def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:
     """Return the plan in the row format of its linear layers. Raises BundleError for several."""
-    formats = sorted({homes[member.name][0].dtype for member in plan.members})
+    formats = sorted({homes[member.name][0].rows_name for member in plan.members})
     if len(formats) > 1:
         raise BundleError(f'{bundle.path}: group {plan.name} would hold rows of '
                           f'{" and ".join(formats)}: keep its layout')
@@ -120,7 +131,9 @@ def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:
     if len(kept) > 1:
         raise BundleError(f'{bundle.path}: linear layers of group {plan.name} were pruned of '
                           'different rows: keep its layout')
-    return replace(plan, dtype=formats[0], rows=groups[0].rows, inputs=groups[0].inputs)
+    base = groups[0].base
+    return replace(plan, dtype=groups[0].dtype, rows=groups[0].rows, inputs=groups[0].inputs,
+                   base=base.dtype if base else '')
 
 
 def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:
@@ -140,6 +153,17 @@ def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int
                   if wanted.get(name) != have.get(name))
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({odd})')
     return homes
+
+
+def _base_homes(plan: GroupPlan, homes: dict) -> dict[str, tuple[Group, int]]:
+    """Return the same of the bases of a group's linear layers."""
+    found = {}
+    for member in plan.members:
+        base = homes[member.name][0].base
+        ahead = itertools.takewhile(lambda other: other.name != member.name,  # noqa: B023
+                                    base.members)
+        found[member.name] = base, sum(base.format.elements(one.columns) for one in ahead)
+    return found
 
 
 def _orders(bundle: Bundle, family: Family, plans: list[GroupPlan], homes: dict,

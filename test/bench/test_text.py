@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from neuron_chunk_ros.bench.scratch import default_folder
 from neuron_chunk_ros.bench.text import measure, published, report
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BenchError
+from neuron_chunk_ros.errors import BenchError, ModelError
 from neuron_chunk_ros.prepare.convert import convert
 
 
@@ -50,7 +50,7 @@ def test_the_report_compares_with_bfloat16():
 
 
 def test_rows_that_are_none(tmp_path):
-    with pytest.raises(BenchError, match="no packed rows 'int5'"):
+    with pytest.raises(ModelError, match="no packed rows 'int5'"):
         measure.measure(measure.TextOptions(tmp_path, rows=('int5',)), tmp_path, print)
 
 

@@ -21,7 +21,7 @@ from neuron_chunk_ros.bench.end_to_end import models
 from neuron_chunk_ros.bench.progress import Progress
 from neuron_chunk_ros.bench.report import Record
 from neuron_chunk_ros.errors import BenchError
-from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
+from neuron_chunk_ros.prepare.convert import rows_and_base
 from neuron_chunk_ros.storage.reader import Reader
 
 CONTESTANTS = ('ours', 'transformers', 'accelerate', 'llama.cpp')
@@ -68,10 +68,8 @@ class Found:
 
 def measure(options: EndToEndOptions, progress: Progress) -> Found:
     """Measure. Raises BenchError where there is no room or a contestant isn't known."""
-    strange = [name for name in options.rows if name not in PACKED_FORMATS]
-    if strange:
-        raise BenchError(f"no packed rows '{strange[0]}': choose from "
-                         f'{", ".join(PACKED_FORMATS)}')
+    for name in options.rows:
+        rows_and_base(name)
     unknown = [name for name in options.contestants if name not in CONTESTANTS]
     if unknown:
         raise BenchError(f"no contestant '{unknown[0]}': choose from {', '.join(CONTESTANTS)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neuron_chunk_ros.bench.shapes import DECODERS, Decoder
-from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.convert import convert, rows_and_base
 from neuron_chunk_ros.prepare.presets import PRESETS
 from neuron_chunk_ros.prepare.synthesize import synthesize
 
@@ -64,8 +64,11 @@ def make(name: str, folder: Path, gguf: bool, rows: Sequence[str],
     checkpoint = synthesize(preset, folder / 'checkpoint', progress=lambda done, total: progress(
         f'{name}: weights', done, total))
     bundle = convert(checkpoint, folder / 'bundle')
-    packed = {made: convert(checkpoint, folder / f'bundle-{made}', rows=made).path
-              for made in rows}
+    packed = {}
+    for made in rows:
+        kind, cut = rows_and_base(made)
+        packed[made] = convert(checkpoint, folder / f'bundle-{made.replace("/", "-")}', rows=kind,
+                               base=cut).path
     words = text['vocab_size'] * decoder.hidden * 2 * (1 + untied)
     made = {}
     if gguf:

@@ -19,8 +19,7 @@ from neuron_chunk_ros.compress import recipe as recipes
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BenchError
 from neuron_chunk_ros.families import PromptPart
-from neuron_chunk_ros.prepare.convert import convert
-from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS
+from neuron_chunk_ros.prepare.convert import convert, rows_and_base
 
 WINDOW = 512  # tokens of prose that are judged together
 _SAMPLE = 1200  # letters of prose that a calibration sample has
@@ -33,15 +32,28 @@ class TextOptions:
     model: Path                   # a Hugging Face folder
     rows: tuple[str, ...] = ('int8', 'int4', 'int4-64')     # converted, rounded to nearest
     recipes: tuple[str, ...] = ('int8', 'int4')
+    splits: tuple[str, ...] = ('int8/4', 'int8/3')  # rows in two parts: FORMAT/bits of the base
+    shares: tuple[float, ...] = (0.3, 0.5)  # of rows read, or refined, when not all are
+    sharing: tuple[int, ...] = (64, 1)      # tokens that share a choice of rows
     windows: int = 12
     samples: int = 64             # of other prose, to calibrate recipes on
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one bundle says of the prose."""
+class Way:
+    """How a bundle is asked."""
 
-    how: str                      # 'bfloat16', 'rounded int4', 'recipe int4'
+    label: str = ''
+    step: str = 'prefill'     # 'draft': with what is held alone
+    share: float = 1.0        # of rows read
+    sharing: int = WINDOW     # tokens that share a choice of them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one bundle says of the prose, asked in one way."""
+
+    how: str                      # 'bfloat16', 'rounded int4', 'recipe int4', 'int8/4, all fine'
     loss: np.ndarray              # float64 [windows]: mean of -log p(next token)
     choices: np.ndarray           # int64 [windows, WINDOW - 1]: the likeliest next tokens
     decoder_bytes: int
@@ -69,29 +81,37 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
             ) -> list[Outcome]:
     """Make each bundle in a scratch folder, have it read the prose, remove it.
 
-    Raises BenchError for an unknown row format; RecipeError.
+    Raises ModelError for an unknown row format; RecipeError.
     """
-    strange = [name for name in options.rows if name not in PACKED_FORMATS]
-    if strange:
-        raise BenchError(f"no packed rows '{strange[0]}': choose from "
-                         f'{", ".join(PACKED_FORMATS)}')
+    for name in options.rows:
+        rows_and_base(name)
     loaded = {name: recipes.load(name) for name in options.recipes}
+    splits = {name: rows_and_base(name) for name in options.splits}
+    ways = [Way(f'{share:.0%} of the rows, {_tokens(sharing)}', 'prefill', share, sharing)
+            for sharing in options.sharing for share in options.shares]
     wanted, other = prose()
     plain = folder / 'plain'
     convert(options.model, plain, 'bfloat16')
     outcomes = []
 
-    def judge(how: str, path: Path) -> None:
-        with Session.open(path, drafts=False, max_context=WINDOW) as session:
+    def judge(how: str, path: Path, ways: Sequence[Way] = (Way(),)) -> None:
+        with Session.open(path, policy='topk', drafts=False, max_context=WINDOW) as session:
             ids = _windows(session, wanted, options.windows)
-            outcomes.append(_judged(how, session, ids, lambda done: progress(
-                how, done, len(ids))))
+            for way in ways:
+                label = ', '.join(filter(None, (how, way.label)))
+                session.configure(text_sparsity=1 - way.share)
+                outcomes.append(_judged(label, session, ids, way, lambda done, label=label:
+                                        progress(label, done, len(ids))))
 
-    judge('bfloat16', plain)
+    judge('bfloat16', plain, [Way(), *ways])
     for name in options.rows:
         with _removed(folder / 'packed') as path:
             convert(options.model, path, 'bfloat16', rows=name)
             judge(f'rounded {name}', path)
+    for name, (rows, base) in splits.items():
+        with _removed(folder / 'packed') as path:
+            convert(options.model, path, 'bfloat16', rows=rows, base=base)
+            judge(name, path, [Way('all refined'), *ways, Way('base alone', 'draft')])
     for name, recipe in loaded.items():
         with _removed(folder / 'packed') as path:
             bundles.compress(plain, path, recipe, _samples(other, options.samples),
@@ -99,6 +119,10 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
                                  f'recipe {name}: compressing', round(100 * share), 100))
             judge(f'recipe {name}', path)
     return outcomes
+
+
+def _tokens(sharing: int) -> str:
+    return 'each token its own' if sharing == 1 else f'{sharing} tokens alike'
 
 
 def _samples(text: str, number: int) -> list[tuple[str, list]]:
@@ -116,11 +140,11 @@ def _windows(session: Session, text: str, number: int) -> torch.Tensor:
     return torch.tensor(found)
 
 
-def _judged(how: str, session: Session, ids: torch.Tensor,
+def _judged(how: str, session: Session, ids: torch.Tensor, way: Way,
             tell: Callable[[int], None]) -> Outcome:
     losses, choices = [], []
     for number, window in enumerate(ids):
-        logits = logits_of(session, window)[:-1]
+        logits = logits_of(session, window, way)[:-1]
         losses.append(float(torch.nn.functional.cross_entropy(logits, window[1:])))
         choices.append(logits.argmax(dim=1).numpy())
         tell(number + 1)
@@ -129,14 +153,18 @@ def _judged(how: str, session: Session, ids: torch.Tensor,
 
 
 @torch.inference_mode()
-def logits_of(session: Session, ids: Sequence[int] | torch.Tensor) -> torch.Tensor:
+def logits_of(session: Session, ids: Sequence[int] | torch.Tensor, way: Way = Way()  # noqa: B008
+              ) -> torch.Tensor:
     """Return the logits behind each of some tokens, float32 [tokens, vocabulary]."""
-    cache = session._memory.cache(0)
-    piece = PromptPart(torch.as_tensor(ids)[None])
+    cache, start, found = session._memory.cache(0), 0, []
     with session._runner.work(None, None, None):
-        _, _, logits = session._runner.step('prefill', piece, cache, 0, logits=piece.tokens)
+        for part in torch.as_tensor(ids).split(way.sharing):
+            piece = PromptPart(part[None])
+            start, _, logits = session._runner.step(way.step, piece, cache, start,
+                                                    logits=piece.tokens)
+            found.append(logits)
     cache.truncate(0)
-    return logits
+    return torch.cat(found)
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bases: the high bits of all rows, read once and held, so that no row is ever missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from neuron_chunk_ros.engine.rows import stored
+from neuron_chunk_ros.storage.bundle import Bundle, Group
+from neuron_chunk_ros.storage.reader import Reader
+
+_PAGE = 4096
+_AT_ONCE = 64 << 20  # bytes read before progress is told
+
+
+def base_bytes(bundle: Bundle) -> int:
+    """Return what a bundle's bases take in memory: each begins on a page."""
+    return sum(_room(base) for base in bundle.bases.values())
+
+
+def _room(base: Group) -> int:
+    return -(-base.nbytes // _PAGE) * _PAGE + _PAGE  # what a direct read brings beside them
+
+
+class Bases:
+    """The bases of a bundle's groups, those that have one."""
+
+    def __init__(self, bundle: Bundle, reader: Reader, device: str,
+                 on_progress: Callable[[float], None] | None = None):
+        """Read them.
+
+        :param on_progress: told the share that is there, 0 to 1; what it raises ends the reading.
+        :raises ReadError: where one can't be read. MemoryError: where there is none to be had.
+        """
+        self._weights: dict[str, torch.Tensor] = {}
+        self._arena = None
+        self.nbytes = base_bytes(bundle)
+        if not self.nbytes:
+            return
+        on_cpu = torch.device(device).type == 'cpu'
+        self._arena = reader.allocate(self.nbytes)
+        arena = torch.frombuffer(self._arena, dtype=torch.uint8)
+        at, done, total = 0, 0, bundle.base_bytes
+        for name, base in bundle.bases.items():
+            file, some = bundle.file_index(base), max(1, _AT_ONCE // _PAGE * _PAGE)
+            for first in range(0, base.nbytes, some):
+                size = min(some, base.nbytes - first)
+                extents = np.array([[base.offset + first, size]], np.int64)
+                reader.submit(file, extents, self._arena, at + first).wait()
+                done += size
+                if on_progress is not None:
+                    on_progress(done / total)
+            weights = stored(arena[at:at + base.nbytes], base, base.rows)
+            self._weights[name] = weights if on_cpu else weights.to(device)
+            at += _room(base)
+        if not on_cpu:
+            self._arena = None
+
+    def weights(self, group: Group) -> torch.Tensor | None:
+        """Return a group's base, uint8 [rows, row bytes of the base]; None where it has none."""
+        return self._weights.get(group.name)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._weights, self._arena = {}, None
