@@ -21,7 +21,8 @@ class Grid:
 
     :param bits: 2 to 8.
     :param shared: which weights share a scale: 'tensor', 'row' (of an input channel), so many
-        neighbouring outputs of an input channel (32, 64 or 128; above 4 bits also 256), or
+        neighbouring outputs of an input channel (32, 64 or 128; above 4 bits also 256, up to 4
+        also 16), or
         'column' (of an output), which no rows on flash can have, but integers that add up must.
     """
 

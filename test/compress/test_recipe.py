@@ -51,7 +51,7 @@ def test_everything_is_read():
 @pytest.mark.parametrize('old, new, where', [
     ('bits: 8, group: row', 'bits: 9, group: row', '4: bits: want a whole number from 2 to 8'),
     ('bits: 8, group: row', 'bits: "8", group: row', '4: bits: want a whole number'),
-    ('group: 64', 'group: 63', "7: group: group 63: want 'tensor', .* or one of 32, 64, 128"),
+    ('group: 64', 'group: 63', "7: group: group 63: want 'tensor', .* or one of 16, 32, 64, 128"),
     ('group: 64', 'group: 256', '7: group: group 256'),
     ('name: percentile, share: 0.99', 'name: percentile, share: 2', '4: quantiser: .*share 2'),
     ('name: percentile, share: 0.99', 'name: percentile, part: 1', 'takes no part .it takes: sha'),
