@@ -76,10 +76,13 @@ def test_every_path(start, vlm, request, rows, share):
     fine = vlm.ask(QUESTION, images=[image(scene('red'))]).answer.io
     # Of bfloat16's bytes, against int8's .504.
     assert 0.9 < dense['snapshot'].bytes_read / fine.bytes_read / (share / 0.504) < 1.1
-    assert coarse.set(policy='optimal', sparsity=0.4) == ''
+    assert coarse.set(policy='topk', sparsity=0.4) == ''  # optimal may find reading all faster
     for path, bill in ask_everything(coarse).items():
-        assert 0 < bill.bytes_read < dense[path].bytes_read, path
-    assert coarse.set(deadline_ms=1000.0) == ''
+        # An answer of one more word reads more.
+        whole = dense[path].bytes_used / dense[path].tokens
+        assert 0 < bill.bytes_used / bill.tokens < whole, path
+        assert bill.rows_selected < bill.rows_total, path
+    assert coarse.set(policy='optimal', deadline_ms=1000.0) == ''
     assert all(bill.rows_selected == bill.rows_total for bill in ask_everything(coarse).values())
     assert coarse.set(deadline_ms=0.05) == ''
     for bill in ask_everything(coarse).values():
