@@ -77,10 +77,16 @@ def test_a_published_decoder(tmp_path):
         assert 'Paris' in answer.text
     del model
     outcomes = measure.measure(
-        measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int8', 'int4'), windows=3,
+        measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int8', 'int4'),
+                            splits=('int8/4',), shares=(0.3,), sharing=(64,), windows=3,
                             samples=24), tmp_path, lambda *_: None)
     ratio = {one.how: one.perplexity / outcomes[0].perplexity for one in outcomes}
     print(ratio)
     assert 5 < outcomes[0].perplexity < 25
     assert ratio['rounded int8'] < 1.03 and ratio['recipe int8'] < 1.01
     assert ratio['recipe int4'] < 1.1 < ratio['rounded int4'] < 1.7
+    # Rows left out for 64 words alike are ruin, coarse ones next to nothing.
+    some = '30% of the rows, 64 tokens alike'
+    assert ratio[f'bfloat16, {some}'] > 10
+    assert ratio['int8/4, all refined'] < 1.02 and ratio[f'int8/4, {some}'] < 1.06
+    assert ratio[f'int8/4, {some}'] < ratio['int8/4, base alone'] < 1.4
