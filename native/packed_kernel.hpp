@@ -194,8 +194,7 @@ template <int kBits>
 // Which columns of which segment, for which tokens.
 struct Part {
   const Segment& segment;
-  const float* inputs;  // of the first token
-  std::int64_t input_stride;
+  const float* inputs;  // of the first token; the next one's are `rows` further
   float* out;
   std::int64_t out_stride;
 };
@@ -314,7 +313,7 @@ template <int kBits, int kTokens, int kBlocks, int kUnit>
           const Floats scaled = scale * wide.part[i];
           each<kTokens>(NEURON_CHUNK_INLINED {
             constexpr int t = number;
-            const float x = r < more ? part.inputs[t * part.input_stride + first + r] : 0.0F;
+            const float x = r < more ? part.inputs[t * part.segment.rows + first + r] : 0.0F;
             sum[(t * kBlocks + b) * kParts + i] += x * scaled;
           });
         }
@@ -455,30 +454,21 @@ template <int kBits, int kTokens, int kUnit>
 template <int kBits, int kUnit>
 void add_bits(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
               std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
-  // So many rows at a time that they stay in the second cache for all tokens.
-  constexpr std::int64_t kCacheBytes = 192 << 10;
-  const std::int64_t fit = kCacheBytes / (1 + (end - begin) * 4 * segment.bits);
-  const std::int64_t most =
-      tokens <= kMostTokens ? segment.rows : (fit < 2 * kRows ? 2 * kRows : fit / kRows * kRows);
-  for (std::int64_t row = 0; row < segment.rows; row += most) {
-    const Segment some = segment.part(row, row + most < segment.rows ? row + most : segment.rows);
-    for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
-      const Part part{some, inputs + token * segment.rows + row, segment.rows,
-                      out + token * out_stride, out_stride};
-      switch (tokens - token) {
-        case 1:
-          add_blocks<kBits, 1, kUnit>(part, begin, end);
-          break;
-        case 2:
-          add_blocks<kBits, 2, kUnit>(part, begin, end);
-          break;
-        case 3:
-          add_blocks<kBits, 3, kUnit>(part, begin, end);
-          break;
-        default:
-          add_blocks<kBits, 4, kUnit>(part, begin, end);
-          break;
-      }
+  for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
+    const Part part{segment, inputs + token * segment.rows, out + token * out_stride, out_stride};
+    switch (tokens - token) {
+      case 1:
+        add_blocks<kBits, 1, kUnit>(part, begin, end);
+        break;
+      case 2:
+        add_blocks<kBits, 2, kUnit>(part, begin, end);
+        break;
+      case 3:
+        add_blocks<kBits, 3, kUnit>(part, begin, end);
+        break;
+      default:
+        add_blocks<kBits, 4, kUnit>(part, begin, end);
+        break;
     }
   }
 }

@@ -25,19 +25,6 @@ struct Segment {
   const std::int64_t* scale_rows = nullptr;
   float unit = 1.0F;
 
-  // Rows [begin, end) alone.
-  [[nodiscard]] Segment part(std::int64_t begin, std::int64_t end) const {
-    Segment some = *this;
-    some.rows = end - begin;
-    if (places == nullptr) {
-      some.data += begin * stride;
-    } else {
-      some.places += begin;
-    }
-    if (scales != nullptr && scale_rows == nullptr) some.scales += begin * scale_stride;
-    if (scale_rows != nullptr) some.scale_rows += begin;
-    return some;
-  }
   [[nodiscard]] std::int64_t value_bytes() const { return (columns + 31) / 32 * 4 * bits; }
   [[nodiscard]] const std::uint8_t* row(std::int64_t number) const {
     return data + (places == nullptr ? number : places[number]) * stride;

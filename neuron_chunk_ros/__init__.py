@@ -7,8 +7,9 @@
 
 import os
 
-# Where torch is imported later: its idle threads would spin and take the cores from the reader's
-# (a word took 1.5 times as long), and from the robot.
+# Read when torch is loaded. By default its threads spin while they wait for each other, and take
+# the cores from the reader's (a word took 1.5 times as long) and from the robot, where cores are
+# shared (answers took up to thirty times as long).
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 __all__ = ['Session', '__version__']

@@ -26,8 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command and return the exit status: 0, 1 for an error, 2 for bad usage."""
     # a library's advice would drown the one line that counts
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
-    # torch's idle threads would spin and take the cores from the reader's, and from the robot
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     # unwind as for Ctrl-C, so that half-written folders are removed
     signal.signal(signal.SIGTERM, _terminate)
     try:

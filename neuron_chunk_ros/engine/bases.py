@@ -14,7 +14,7 @@ from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
 _PAGE = 4096
-_AT_ONCE = 64 << 20  # bytes read before progress is told
+_AT_ONCE = 64 << 20  # bytes read before progress is told, whole pages
 
 
 def base_bytes(bundle: Bundle) -> int:
@@ -46,9 +46,9 @@ class Bases:
         arena = torch.frombuffer(self._arena, dtype=torch.uint8)
         at, done, total = 0, 0, bundle.base_bytes
         for name, base in bundle.bases.items():
-            file, some = bundle.file_index(base), max(1, _AT_ONCE // _PAGE * _PAGE)
-            for first in range(0, base.nbytes, some):
-                size = min(some, base.nbytes - first)
+            file = bundle.file_index(base)
+            for first in range(0, base.nbytes, _AT_ONCE):
+                size = min(_AT_ONCE, base.nbytes - first)
                 extents = np.array([[base.offset + first, size]], np.int64)
                 reader.submit(file, extents, self._arena, at + first).wait()
                 done += size

@@ -42,80 +42,86 @@ class PromptLookup:
         return []
 
 
-class Drafting:
-    """Decides how much to draft: as long as it pays in seconds a token."""
+class _Paying:
+    """Knows what steps with and without drafts took, and rests where drafts don't pay."""
 
-    def __init__(self, drafter: Drafter):
-        self._drafter = drafter
+    def __init__(self, least: int):
+        """`least`: steps with drafts before they are judged."""
+        self._least = least
         self._single: deque[float] = deque(maxlen=_NEWEST)
         self._drafted: deque[tuple[float, int]] = deque(maxlen=_NEWEST)
         self._off = 0
 
-    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
-        """Return the drafts to verify in the next step; none where they don't pay."""
-        if self._off:
-            self._off -= 1
-            return []
-        return self._drafter.propose(tokens, min(most, _MOST)) if most > 0 else []
+    def rests(self) -> bool:
+        """Whether to draft nothing for the next step; asked once for each."""
+        rests = self._off > 0
+        self._off -= rests
+        return rests
+
+    def seconds(self) -> float | None:
+        """Return the seconds a token takes with drafts; None where that isn't known yet."""
+        if len(self._drafted) < self._least:
+            return None
+        return sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted)
 
     def observe(self, seconds: float, drafted: int, accepted: int) -> None:
-        """Note what a step took, and how many of its drafts were right."""
+        """Note what a step took, its drafts included, and how many of them were right."""
         if not drafted:
             self._single.append(seconds)
             return
         self._drafted.append((seconds, 1 + accepted))
-        if self._single and len(self._drafted) >= 2:
-            each = (sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted))
-            if each > statistics.median(self._single):
-                self._drafted.clear()
-                self._off = _AGAIN
+        each = self.seconds()
+        if self._single and each is not None and each > statistics.median(self._single):
+            self._drafted.clear()
+            self._off = _AGAIN
 
 
-class Speculation:
+class Drafting(_Paying):
+    """Decides how much to draft: as long as it pays in seconds a token."""
+
+    def __init__(self, drafter: Drafter):
+        super().__init__(least=2)
+        self._drafter = drafter
+
+    def propose(self, tokens: Sequence[int], most: int) -> list[int]:
+        """Return the drafts to verify in the next step; none where they don't pay."""
+        if self.rests() or most < 1:
+            return []
+        return self._drafter.propose(tokens, min(most, _MOST))
+
+
+class Speculation(_Paying):
     """Decides how much the model drafts with what is held of it (bases, heads) alone.
 
     A draft costs a pass that reads nothing. It is worth that as long as the chance that it and all
     before it are right saves more.
     """
 
-    _LEAST = 3  # passes that are drafted for before it is known what they bring
     _NEWEST_WEIGHS = 0.1
 
     def __init__(self):
+        super().__init__(least=3)
         self._drafts: deque[float] = deque(maxlen=4 * _NEWEST)
-        self._single: deque[float] = deque(maxlen=_NEWEST)
-        self._drafted: deque[tuple[float, int]] = deque(maxlen=_NEWEST)
         self._right = 0.75  # the share of drafts that are right, of those behind right ones
-        self._off = 0
 
     def most(self) -> int:
         """Return how many drafts to make at most; 0 where they don't pay."""
-        if self._off:
-            self._off -= 1
-            return 0
-        return _MOST_OWN
+        return 0 if self.rests() else _MOST_OWN
 
     def worth(self, sure: float) -> bool:
         """Whether to draft once more, behind drafts that are all right with this probability."""
-        if not self._drafts or len(self._drafted) < self._LEAST:
+        each = self.seconds()
+        if each is None or not self._drafts:
             return True
-        seconds = sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted)
-        return sure * self._right * seconds > statistics.median(self._drafts)
+        return sure * self._right * each > statistics.median(self._drafts)
 
     def observe_draft(self, seconds: float) -> None:
         """Note what a draft took."""
         self._drafts.append(seconds)
 
     def observe(self, seconds: float, drafted: int, accepted: int) -> None:
-        """Note what a verifying step took, its drafts included, and how many were right."""
-        if not drafted:
-            self._single.append(seconds)
-            return
-        self._drafted.append((seconds, 1 + accepted))
-        tried = min(drafted, accepted + 1)
-        self._right += self._NEWEST_WEIGHS * (accepted / tried - self._right)
-        if self._single and len(self._drafted) >= self._LEAST:
-            each = sum(s for s, _ in self._drafted) / sum(n for _, n in self._drafted)
-            if each > statistics.median(self._single):
-                self._drafted.clear()
-                self._off = _AGAIN
+        """See _Paying."""
+        super().observe(seconds, drafted, accepted)
+        if drafted:
+            tried = min(drafted, accepted + 1)
+            self._right += self._NEWEST_WEIGHS * (accepted / tried - self._right)

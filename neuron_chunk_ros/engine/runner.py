@@ -128,7 +128,9 @@ class Runner:
             use_cache=True).last_hidden_state
         # Two dimensions: a row of a larger [1, tokens, width] keeps its strides, and takes torch's
         # bfloat16 product on a CPU a hundred times as long.
-        out = self._model.lm_head(hidden[0, -logits:]).float() if logits else None
+        # A copy: what a product returns is the memory of the next one.
+        out = self._model.lm_head(hidden[0, -logits:]).to(
+            torch.float32, copy=True) if logits else None
         if drafts:
             found = out.argmax(dim=1).tolist()
             self._step.bill.tokens_accepted = next(

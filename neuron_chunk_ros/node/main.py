@@ -124,9 +124,6 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
     signals = _Signals()
     limit_arenas()
-    # Read when torch is loaded. By default its threads spin while they wait for each other, and
-    # on a robot whose cores are shared that made answers thirty times slower.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     node = None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -55,7 +55,6 @@ class Walk:
         self._dtype = compute_dtype(bundle.dtype, device)
         self._layer: Layer | None = None
         self._reader = Reader([str(path) for path in bundle.flash_files])
-        self._bases = SourceGroups(bundle)
         try:
             self._model, _ = build_model(bundle, config, self, device)
         except BaseException:
@@ -71,7 +70,6 @@ class Walk:
         self._buffer = None
         close_model(self._model)
         self._reader.close()
-        self._bases.close()
 
     @property
     def layers(self) -> int:
@@ -147,8 +145,9 @@ class Walk:
             if group.base is None:
                 widen(rows, group, made)
             else:
-                base = torch.from_numpy(self._bases.load([group.base])[group.base.name])
-                widen_split(base.to(self.device), None, rows, group, made)
+                with SourceGroups(self.bundle) as sources:
+                    base = torch.from_numpy(sources.load([group.base])[group.base.name])
+                    widen_split(base.to(self.device), None, rows, group, made)
         return weights
 
     def _batches(self, samples: Iterable[Sample]) -> list[SampleBatch]:

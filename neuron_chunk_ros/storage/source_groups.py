@@ -94,9 +94,5 @@ class SourceGroups:
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files and let go of what is held."""
         self._held = {}
         self._reader.close()

@@ -9,7 +9,6 @@ and so many bytes more.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -195,7 +194,6 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     if job['cgroup']:
         Ceiling(Path(job['cgroup'][0]), job['cgroup'][1]).enter()
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     teller = _Teller(job)
     base = {'ours': ours, 'transformers': transformers, 'llama_cpp': llama_cpp}[job['who']](
         job, teller)

@@ -162,7 +162,7 @@ def logits_of(session: Session, ids: Sequence[int] | torch.Tensor, way: Way = Wa
             piece = PromptPart(part[None])
             start, _, logits = session._runner.step(way.step, piece, cache, start,
                                                     logits=piece.tokens)
-            found.append(logits.clone())  # their memory is the next step's
+            found.append(logits)
     cache.truncate(0)
     return torch.cat(found)
 

@@ -153,7 +153,6 @@ def main(args: list[str] | None = None) -> int:
     """Run the demo; return 0 where at least 20 answers were right."""
     options = _arguments(args)
     signal.signal(signal.SIGTERM, _interrupt)
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # as vlm_node does, and why it says
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         asked = _converse(options)
