@@ -34,7 +34,7 @@ test: lint icarus  ## Lint, then the tests of minutes; ARGS goes to pytest: make
 	@$(BIN)/pytest -m 'not slow' -n auto --maxprocesses=4 --dist=loadfile --durations=10 $(ARGS)
 
 test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
-	@$(BIN)/pytest -m slow --durations=10 $(ARGS)
+	@$(BIN)/pytest -m slow -o faulthandler_timeout=900 --durations=10 $(ARGS)
 
 tools:
 	@PYTHON='$(PYTHON)' tools/check_tools.sh
