@@ -64,6 +64,11 @@ class StepTimes:
         found = self._dense.get(kind)
         return statistics.median(found) if found else None
 
+    def sparse(self, kind: object, way: object) -> float | None:
+        """Return what a step of this kind takes that skips rows in this way, or None."""
+        found = self._sparse.get((kind, way))
+        return statistics.median(found) if found else None
+
     def dense_is_faster(self, kind: object, way: object) -> bool:
         """Whether a step of this kind that is to skip rows in this way had better read all."""
         sparse = self._sparse.get((kind, way), ())

@@ -37,7 +37,9 @@ def _ask(args: argparse.Namespace) -> int:
         return 0
     io, timing = answer.io, answer.timing
     print(answer.text)
-    print(f'[{answer.finish_reason}] {answer.tokens} tokens, confidence {answer.confidence:.2f}, '
+    coarse = f', coarse ({io.fault or "no time for more"})' if io.coarse else ''
+    print(f'[{answer.finish_reason}{coarse}] {answer.tokens} tokens, '
+          f'confidence {answer.confidence:.2f}, '
           f'{timing.total * 1e3:.0f} ms (vision {timing.vision * 1e3:.0f}, prefill '
           f'{timing.prefill * 1e3:.0f}, decode {timing.decode * 1e3:.0f}); '
           f'{io.bytes_read / 1e6:.1f} MB in {io.chunks} chunks by {io.backend}, direct I/O '

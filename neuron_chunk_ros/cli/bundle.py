@@ -25,7 +25,8 @@ def register(subparsers) -> None:
                               'each alone (default bundled)')
 
     convert.add_argument('--lm-head', metavar='FORMAT', help='the same for the LM head, also '
-                         'bfloat16 and so on (default: int8 where rows are packed)')
+                         'bfloat16 and so on, or int8/4 for a base of 4 bits (default: int8 where '
+                         'rows are packed, int8/4 where they are in two parts)')
     convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8 or "
                          'int4 (a scale for 256 or 32 output channels), int8-128, int4-64 ... '
                          '(default: as they are)')

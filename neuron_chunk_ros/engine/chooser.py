@@ -140,6 +140,19 @@ class Chooser:
                     bill.contiguity, runs.contiguity(found, len(bill.contiguity)), strict=True)]
         return chosen, ideal
 
+    def foretold(self, step: Step) -> float:
+        """Return the seconds that this step will take, as far as is known.
+
+        Nothing learnt yet: what the profile says of reading what is to be read.
+        """
+        known = (self._times.dense(self.kind) if self.everything
+                 else self._times.sparse(self.kind, self._way))
+        if known is None:
+            share = 1.0 if self.everything else 1 - min(wanted for _, _, wanted in self._kinds)
+            known = (share * self._pacer.whole_seconds + self._after(step)
+                     ) * self._correction.factor
+        return min(known, self.deadline_ms / 1e3) if self.paced else known
+
     def done(self, group: Group, step: Step) -> None:
         """Note that a group has been multiplied; the LM head comes after the last one."""
         if group.name != LM_HEAD:
@@ -148,6 +161,8 @@ class Chooser:
     def end(self, step: Step) -> None:
         """Learn from a finished step."""
         bill = step.bill
+        if bill.coarse:  # it tells nothing of reading
+            return
         self._correction.observe(bill.profile_seconds, bill.read_seconds)
         self._times.observe(self.kind, self._way, self.everything, bill.seconds)
         if self.deadline_ms and not self.dense:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An embedding table that stays on flash: of a prompt's tokens, the rows are read in one batch.
 
-A table of 152,000 words takes a gigabyte in a 7B model, and a token needs 7 KB of it.
+A table of 152,000 words takes a gigabyte in a 7B model, and a token needs 7 KB of it. Where its
+coarse rows are held, they stand in while the drive fails.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.chunking import runs
-from neuron_chunk_ros.engine.rows import stored
+from neuron_chunk_ros.engine.drive import Drive
+from neuron_chunk_ros.engine.rows import stored, widen
 from neuron_chunk_ros.engine.step import LOOK_EVERY, Step
+from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.reader import Reader
 
@@ -32,9 +35,12 @@ class FlashEmbedding(torch.nn.Module):
     """Stands in for a torch.nn.Embedding. Its own small reader: nothing else is waited for."""
 
     def __init__(self, bundle: Bundle, dtype: torch.dtype, device: str, backend: str = 'auto',
-                 direct: str = 'auto'):
+                 direct: str = 'auto', base: torch.Tensor | None = None,
+                 drive: Drive | None = None):
         """Open the table.
 
+        :param base: its coarse rows, see bases.Bases.weights.
+        :param drive: where its faults are noted; they are raised where nothing stands in.
         :param dtype, device: of what is looked up.
         :param backend, direct: see storage.reader.Reader.
         :raises ReadError: where it can't be opened.
@@ -42,6 +48,7 @@ class FlashEmbedding(torch.nn.Module):
         super().__init__()
         self._table: Group = bundle.embedding
         self._dtype, self._device = dtype, torch.device(device)
+        self._base, self._drive = base, Drive(forgiving=False) if drive is None else drive
         self._reader = Reader([str(bundle.path / self._table.file)], backend, direct, threads=4,
                               queue_depth=32)
         self._most = max(1, _BUFFER_BYTES // (self._table.row_bytes + self._reader.slack))
@@ -68,14 +75,33 @@ class FlashEmbedding(torch.nn.Module):
             else:
                 self._kept.move_to_end(token)
                 found[at] = row
-        for first in range(0, len(missing), self._most):
-            some = torch.tensor(missing[first:first + self._most])
-            found[some] = self._read(wanted[some].numpy()).to(self._dtype)
-        for at in missing[-_KEPT:]:
-            self._kept[int(wanted[at])] = found[at].clone()
+        if missing:
+            self._fill(found, wanted, missing)
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return found[where].to(self._device)
+
+    def _fill(self, found: torch.Tensor, wanted: torch.Tensor, missing: list[int]) -> None:
+        """Put the rows of some tokens in their places, and keep the latest."""
+        forgiving = self._base is not None and self._drive.forgiving
+        try:
+            if forgiving and not self._drive.usable():
+                raise ReadError(self._drive.fault)
+            for first in range(0, len(missing), self._most):
+                some = torch.tensor(missing[first:first + self._most])
+                found[some] = self._read(wanted[some].numpy()).to(self._dtype)
+        except ReadError as error:
+            if not forgiving:
+                raise
+            if self.step is not None:
+                self.step.bill.coarse, self.step.bill.fault = True, str(error)
+            rows = self._base.index_select(0, wanted[missing].to(self._base.device))
+            coarse = torch.empty(len(missing), self._table.columns, device=rows.device)
+            widen(rows, self._table.base, coarse)
+            found[missing] = coarse.to('cpu', self._dtype)
+            return
+        for at in missing[-_KEPT:]:
+            self._kept[int(wanted[at])] = found[at].clone()
 
     def _read(self, tokens: np.ndarray) -> torch.Tensor:
         """Return the rows of ascending tokens, as stored; valid until the next reading."""
@@ -83,13 +109,19 @@ class FlashEmbedding(torch.nn.Module):
             raise IndexError(f'a token of {tokens[0]} to {tokens[-1]} is not one of '
                              f'{self._table.rows}')
         step, started = self.step, time.perf_counter()
-        batch = self._reader.submit(0, self._table.extents(runs.of(tokens)), self._buffer)
+        batch = None
         try:
+            batch = self._reader.submit(0, self._table.extents(runs.of(tokens)), self._buffer)
             while (stats := batch.wait(LOOK_EVERY)) is None:
                 if step is not None:
                     step.check()
+                self._drive.look(self._table.file, started, 0, 0.0)
+        except ReadError as error:
+            self._drive.failed(error, [batch] if batch else [])
+            raise
         finally:
             batch = None  # an exception on its way up would hold it, and the buffer with it
+        self._drive.worked()
         if step is not None:
             ended = time.perf_counter()
             step.mark('wait', self._table.name, started, ended)

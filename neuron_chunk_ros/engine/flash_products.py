@@ -7,11 +7,15 @@ it is on its way the head is multiplied. Pieces of a tail are read ahead of the 
 same group, and where nothing has to be chosen first, of the groups behind it; where something has,
 what is likely to be chosen of the next group (read_ahead.py).
 Memory is the heads and the ring of pieces, whatever the model's size.
+
+Where rows are in two parts, what is read is their refinement: no row is ever missing, and a drive
+that fails costs precision (drive.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import time
 from collections import deque
@@ -27,12 +31,14 @@ from neuron_chunk_ros.engine import rows as stored_rows
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.device_copies import DeviceCopies
+from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.products import FEW, STEP, Scratch, Sum, padded, unpadded
 from neuron_chunk_ros.engine.read_ahead import LastChoice, NextRows
 from neuron_chunk_ros.engine.ring import Ring
 from neuron_chunk_ros.engine.step import LOOK_EVERY, Step
 from neuron_chunk_ros.engine.telemetry import StepTelemetry
+from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import LM_HEAD
 from neuron_chunk_ros.storage.reader import Reader
@@ -76,15 +82,18 @@ class FlashProducts:
     """Reads chosen rows and multiplies by them, one step after another."""
 
     def __init__(self, bundle: Bundle, reader: Reader, chooser: Chooser, heads: Heads,
-                 piece_bytes: int, device: str = 'cpu', bases: Bases | None = None):
+                 piece_bytes: int, device: str = 'cpu', bases: Bases | None = None,
+                 drive: Drive | None = None):
         """Allocate the memory that is read into.
 
         :param piece_bytes: the largest piece, a third of it; raised to hold one row.
         :param device: where products are computed.
         :param bases: of rows in two parts; read here where not given.
+        :param drive: where its faults are noted; by default they are raised.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
-        self._bases = Bases(bundle, reader, device) if bases is None else bases
+        self.bases = Bases(bundle, reader, device) if bases is None else bases
+        self.drive = Drive(forgiving=False) if drive is None else drive
         self._slack = reader.slack
         self.piece_bytes, ring_bytes = ring_size(bundle, self._slack, piece_bytes)
         self._buffer = reader.allocate(ring_bytes)
@@ -100,7 +109,8 @@ class FlashProducts:
         self._file = {name: bundle.file_index(g) for name, g in self._groups.items()}
         self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
         self._read_until = 0.0
-        self._rate = 0.0  # bytes/s that the last step read
+        self._rate = self.bases.rate  # bytes/s that the last step read
+        self._coarse_step = self._lost = False
         self._step, self._goes_on, self._guessed = Step('prefill', 0), False, False
         self._now = self._names  # the groups of this step
         chooser.begin(self._step)
@@ -117,7 +127,19 @@ class FlashProducts:
         self._now = self._names if wants_all else self._names[:-1]
         step.bill.backend, step.bill.direct_io = self.reader.backend, self.reader.direct
         self.chooser.begin(step)
-        if step.kind == 'draft':  # nothing is chosen, and what was read ahead stays
+        self._coarse_step = step.kind == 'draft'
+        if self._coarse_step:  # nothing is chosen, and what was read ahead stays
+            return
+        if not self.drive.usable():
+            self._coarse_step, step.bill.fault = True, self.drive.fault
+        elif self._lost:  # what was under way has come back
+            self._ring.clear()
+            self._lost = False
+        elif self.bases.nbytes and self.chooser.foretold(step) > step.remaining():
+            self.abandon()
+            self._coarse_step = True
+        if self._coarse_step:
+            step.bill.coarse = True
             return
         self._goes_on = self.chooser.dense and step.tokens <= FEW
         # By milliseconds it depends on the moment what is chosen; a baseline reads just that.
@@ -134,7 +156,12 @@ class FlashProducts:
                 self.abandon()
                 self._go_ahead(self._all_pieces())
                 break
-        self._top_up(deque())
+        try:
+            self._top_up(deque())
+        except ReadError as error:
+            if not self.drive.forgiving:
+                raise
+            self._lose(error, copy.copy(step.bill))
 
     def end(self) -> StepTelemetry:
         """Close the step and hand out its bill."""
@@ -163,7 +190,7 @@ class FlashProducts:
         self._view, self._buffer, self._order = None, None, {}
         self._scratch.clear()
         self.heads.close()
-        self._bases.close()
+        self.bases.close()
 
     def multiply(self, group: Group, inputs: torch.Tensor) -> torch.Tensor:
         """Return inputs @ W over the head and the rows of the tail that the policy chooses.
@@ -171,12 +198,29 @@ class FlashProducts:
         :param inputs: [tokens, rows] on the model's device.
         :return: [tokens, columns], the inputs' dtype; overwritten by a later group's.
         """
-        step, bill = self._step, self._step.bill
-        step.check()
+        self._step.check()
         inputs = self._as_stored(group, inputs)
-        base = self._bases.weights(group)
-        if step.kind == 'draft' and base is not None:
+        base = self.bases.weights(group)
+        if base is None:
+            if self._lost and (self.heads.missing(group) or len(self.heads.weights(group))
+                               < group.rows):
+                raise ReadError(self.drive.fault)
+            return self._refined(group, inputs, None)
+        if self._coarse_step:
             return self._coarse(group, inputs, base)
+        before = copy.copy(self._step.bill)
+        try:
+            return self._refined(group, inputs, base)
+        except ReadError as error:
+            if not self.drive.forgiving:
+                raise
+            self._lose(error, before)
+        return self._coarse(group, inputs, base)
+
+    def _refined(self, group: Group, inputs: torch.Tensor, base: torch.Tensor | None
+                 ) -> torch.Tensor:
+        """Return the product with the rows that are held and those that are chosen."""
+        step, bill = self._step, self._step.bill
         started = time.perf_counter()
         free, waited = self._read_until, bill.wait_seconds
         came = self._came_ahead(group)
@@ -225,9 +269,25 @@ class FlashProducts:
                                  bill.wait_seconds - waited, self._rate)
         return total.result()
 
+    def _lose(self, error: ReadError, before: StepTelemetry) -> None:
+        """Read no more in this step: the drive fails. `before`: the bill without this group."""
+        bill = self._step.bill
+        for name in ('rows_selected', 'rows_held', 'rows_ahead', 'rows_ahead_wanted',
+                     'rows_total', 'chunks', 'importance_kept', 'contiguity'):
+            setattr(bill, name, getattr(before, name))
+        bill.coarse = self._coarse_step = self._lost = True
+        bill.fault = str(error)
+        self.drive.failed(error, [flight.batch for flight in self._flights])
+        self._flights.clear()
+        self._go_ahead(iter(()))
+
     def _coarse(self, group: Group, inputs: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         """Return the product with what is held alone."""
         total, held = Sum(inputs, group, self._scratch, base), self.heads.weights(group)
+        if self._step.kind != 'draft' and group.name != LM_HEAD:
+            self._step.bill.rows_total += group.rows
+            self._step.bill.rows_selected += len(held)
+            self._step.bill.rows_held += len(held)
         self._add_base(total, group, base, [runs.between(0, len(held))])
         if len(held):
             self._add(total, group, runs.between(0, len(held)), held)
@@ -366,14 +426,14 @@ class FlashProducts:
 
         Few tokens are multiplied about as fast as a drive reads: they begin with what is there.
         """
-        flight, done = self._flights[0], 0
+        flight, done, waiting = self._flights[0], 0, time.perf_counter()
         count = runs.count(flight.rows)
         weights = stored_rows.stored(self._view[flight.at:], group, count)
         part = max(1, _EARLY_BYTES // group.row_bytes)
         while early and done + part < count and not flight.batch.ready:
             with self._waiting(group):
                 came = flight.batch.wait_bytes((done + part) * group.row_bytes, LOOK_EVERY)
-            self._step.check()
+            self._look(group, waiting)
             there = min(came // group.row_bytes, count)
             if there >= done + part:
                 yield _Arrived(runs.part(flight.rows, done, there),
@@ -385,11 +445,12 @@ class FlashProducts:
 
     def _land(self, group: Group, flight: _Flight) -> None:
         """Wait for the oldest piece to its end, and enter it in the bill."""
-        step, bill = self._step, self._step.bill
+        step, bill, waiting = self._step, self._step.bill, time.perf_counter()
         with self._waiting(group):
             while (stats := flight.batch.wait(LOOK_EVERY)) is None:
-                step.check()
+                self._look(group, waiting)
         self._flights.popleft()
+        self.drive.worked()
         bill.bytes_read += stats.bytes_read
         bill.bytes_used += stats.bytes_wanted
         bill.requests += stats.requests
@@ -400,6 +461,11 @@ class FlashProducts:
         bill.read_seconds += max(0.0, done - begun)
         self._read_until = max(self._read_until, done)
         step.mark('read', group.name, flight.started, done)
+
+    def _look(self, group: Group, waiting: float) -> None:
+        """Stop where the step is to end, or where the drive doesn't answer."""
+        self._step.check()
+        self.drive.look(group.file, waiting, self._buffer.nbytes, self._rate)
 
     @contextlib.contextmanager
     def _waiting(self, group: Group) -> Iterator[None]:

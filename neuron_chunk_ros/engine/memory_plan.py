@@ -63,13 +63,14 @@ class MemoryPlan:
 
 def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, piece_bytes: int,
                 slack: int, budget_mb: int | None, head_mb: float | None,
-                cameras: int = 1) -> MemoryPlan:
+                cameras: int = 1, faults: bool = True) -> MemoryPlan:
     """Divide the budget: what a session needs, and of what is left, heads.
 
     :param dtype: computed in.
     :param slack: bytes that a read may need beside what is wanted.
     :param cameras: of the stream there is to be; several need copies of keys.
     :param head_mb: for heads; None: what the budget leaves, none without a budget.
+    :param faults: whether bases are held for a drive that fails, too.
     :raises MemoryBudgetError: where the budget is too small without any head.
     """
     plan = MemoryPlan(
@@ -79,7 +80,7 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
                  + embedding_bytes(bundle.embedding, dtype)),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
-    plan = replace(plan, bases=_huge(base_bytes(bundle)))
+    plan = replace(plan, bases=_huge(base_bytes(bundle, faults)))
     if cameras > 1:
         plan = replace(plan, key_copies=plan.kv_cache // 2)
     plan.check(budget_mb)

@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
 from neuron_chunk_ros.engine.flash_products import GroupProducts
@@ -31,7 +32,8 @@ def read_config(bundle: Bundle):
 
 def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
                 on_progress: Callable[[float], None] | None = None, *, backend: str = 'auto',
-                direct: str = 'auto'):
+                direct: str = 'auto', words: torch.Tensor | None = None,
+                drive: Drive | None = None):
     """Build transformers' model with flash-backed decoder layers; `close_model` ends it.
 
     Nothing of the decoder's linear weights is ever allocated: modules are made without storage,
@@ -39,6 +41,7 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
 
     :param on_progress: told the share that is loaded, 0 to 1.
     :param backend, direct: how the embedding table is read, see storage.reader.Reader.
+    :param words, drive: what stands in for it where the drive fails, see FlashEmbedding.
     :return: (model, its flash groups).
     :raises BundleError: where the bundle does not fit its own config.
     """
@@ -49,7 +52,7 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
         groups: list[FlashGroup] = replace_linears(model, bundle.multiplied, products)
         table = bundle.embedding
         if table is not None:
-            embedding = FlashEmbedding(bundle, dtype, device, backend, direct)
+            embedding = FlashEmbedding(bundle, dtype, device, backend, direct, words, drive)
             _replace_embedding(model, table.members[0].name, embedding)
     except (AttributeError, ValueError) as error:
         raise BundleError(f'{bundle.path}: its groups do not fit its config.json ({error})'

@@ -52,7 +52,7 @@ class Runner:
         self._step: Step | None = None  # the one a pass is running for
         self._steps: list[StepTelemetry] = []
         self._timing = Timing()
-        self._check, self._on_step = _nothing, None
+        self._check, self._on_step, self._deadline = _nothing, None, None
         self._trace: list | None = None
         self._hooks = [decoder.register_forward_pre_hook(lambda *_: self._decoder_begins())]
         self._hooks += [
@@ -86,7 +86,7 @@ class Runner:
             if cancelled is not None and cancelled():
                 raise Stopped('cancelled')
 
-        self._check, self._on_step = check, on_step
+        self._check, self._on_step, self._deadline = check, on_step, deadline
         self._steps, self._timing = [], Timing()
         try:
             check()
@@ -97,7 +97,7 @@ class Runner:
                 group.forget()
             raise
         finally:
-            self._check, self._on_step, self._step = _nothing, None, None
+            self._check, self._on_step, self._step, self._deadline = _nothing, None, None, None
 
     def step(self, name: str, piece: PromptPart, cache: KvCache, start: int, *,
              logits: int = 0, on_decoder: Callable[[], None] = _nothing,
@@ -117,7 +117,7 @@ class Runner:
                 f'activations of {self._step_tokens}: fewer or smaller images, or a larger budget')
         positions, end = self._positions.of(piece, start)
         self._step = Step(name, piece.tokens, piece.visual, logits, self._check, on_decoder,
-                          on_progress, self._trace)
+                          on_progress, self._trace, self._deadline)
         self._step.bill.tokens_drafted = len(drafts)
         if isinstance(embedding := self._model.get_input_embeddings(), FlashEmbedding):
             embedding.step = self._step

@@ -16,6 +16,7 @@ from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
+from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
@@ -36,6 +37,7 @@ from neuron_chunk_ros.storage.reader import Reader
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_FLOOR = 0.9
+ON_DRIVE_FAULT = ('coarse', 'fail')
 WORDS_SHARE = ('text_sparsity is above 0: the words of a prompt then share one choice of rows, '
                'which ruins what a decoder says of them; it is for experiments')
 
@@ -74,7 +76,8 @@ class Session:
              profile: Profile | None = None, memory_budget_mb: int | None = None,
              head_mb: float | None = None, min_importance: float = DEFAULT_FLOOR,
              drafts: bool = True, cameras: int = 1, max_context: int = DEFAULT_CONTEXT,
-             piece_mb: float = 16, device: str = 'cpu', backend: str = 'auto',
+             on_drive_fault: str = 'coarse', piece_mb: float = 16, device: str = 'cpu',
+             backend: str = 'auto',
              direct: str = 'auto', threads: int = 6, queue_depth: int = 128,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
@@ -97,6 +100,9 @@ class Session:
             answer so far) and verified in one step, where nothing is skipped and it pays.
         :param cameras: of the stream there is to be; memory for several is set aside.
         :param max_context: prompt and answer tokens the KV cache may hold.
+        :param on_drive_fault: where rows are in two parts, what a drive that fails or hangs does:
+            'coarse': answers go on with what is held, marked, until it is back; 'fail': they end
+            with ReadError, as they do for any other bundle.
         :param piece_mb: the largest piece read at once; what is read into is three times as large.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
@@ -105,6 +111,9 @@ class Session:
         :raises BundleError, MemoryBudgetError, ReadError: see errors.py.
         :raises ValueError: for a policy, sparsity or device that doesn't exist.
         """
+        if on_drive_fault not in ON_DRIVE_FAULT:
+            raise ValueError(f"on_drive_fault is '{on_drive_fault}', want one of "
+                             f'{", ".join(ON_DRIVE_FAULT)}')
         check_request(policy, sparsity, text_sparsity, deadline_ms)
         try:
             torch.empty(0, device=device)
@@ -122,10 +131,10 @@ class Session:
             if profile is None:
                 profile, note = profile_file.find(bundle.path)
             dtype = compute_dtype(bundle.dtype, device)
-            piece = int(piece_mb * MIB)
+            piece, faults = int(piece_mb * MIB), on_drive_fault == 'coarse'
             plan = plan_memory(bundle, config, context=context, dtype=dtype, piece_bytes=piece,
                                slack=reader.slack, budget_mb=memory_budget_mb,
-                               head_mb=head_mb, cameras=cameras)
+                               head_mb=head_mb, cameras=cameras, faults=faults)
             heads = Heads(bundle.multiplied, plan.head_rows, reader, dtype, device)
             # With a base no row is ever missing: there is nothing a deadline must not cost.
             chooser = Chooser(bundle, _budgets(bundle), profile or Profile.assumed(),
@@ -133,12 +142,14 @@ class Session:
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
             tell = on_progress or (lambda share: None)
             first = bundle.base_bytes / max(1, bundle.base_bytes + bundle.resident_bytes)
-            bases = Bases(bundle, reader, device, lambda share: tell(first * share))
-            products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases)
+            bases = Bases(bundle, reader, device, lambda share: tell(first * share), faults)
+            drive = Drive(forgiving=faults and bool(bundle.bases))
+            products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases, drive)
             memory = KvMemory(text, context, dtype, device)
             model, groups = build_model(bundle, config, products, device,
                                         lambda share: tell(first + (1 - first) * share),
-                                        backend=backend, direct=direct)
+                                        backend=backend, direct=direct, drive=drive,
+                                        words=bundle.embedding and bases.weights(bundle.embedding))
             return cls(bundle, config, model, groups, products, reader, memory, plan,
                        memory_budget_mb, note, drafts)
         except BaseException:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Step:
     on_progress: Callable[[float], None] = _nothing  # told the share of groups that are done
     # Where given, takes (what, group, begin, end) on time.perf_counter's clock, see `mark`.
     trace: list[tuple[str, str, float, float]] | None = None
+    deadline: float | None = None  # of the whole answer, on time.monotonic()'s clock
     made: float = field(default_factory=time.perf_counter)
     started: float = 0.0                     # the decoder's beginning, on perf_counter's clock
     ended: float = 0.0
@@ -45,6 +47,10 @@ class Step:
         """Note that the decoder begins."""
         self.started = time.perf_counter()
         self.on_decoder()
+
+    def remaining(self) -> float:
+        """Return the seconds until the deadline, endless where there is none."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     def group_done(self, groups: int) -> None:
         """Note that one more of so many groups has been multiplied."""

@@ -40,6 +40,10 @@ class StepTelemetry:
     compute_seconds: float = 0.0  # flash-backed products
     seconds: float = 0.0         # the whole step
     deadline_missed: bool = False  # the step's own, see Session.open's deadline_ms
+    # Rows that were to be read were not, and their bases had to do: the drive failed, or the
+    # answer's deadline left no time.
+    coarse: bool = False
+    fault: str = ''              # then what was wrong with the drive; '' where nothing was
     backend: str = ''            # 'io_uring' or 'threads'
     direct_io: bool = False
 
@@ -62,6 +66,9 @@ class StepTelemetry:
                 s.importance_kept * s.rows_total for s in steps) / result.rows_total
         if steps:
             result.deadline_missed = any(s.deadline_missed for s in steps)
+            # Drafts are meant to be.
+            result.coarse = any(s.coarse for s in steps if s.step != 'draft')
+            result.fault = next((s.fault for s in reversed(steps) if s.fault), '')
             result.backend, result.direct_io = steps[-1].backend, steps[-1].direct_io
         return result
 

@@ -66,6 +66,7 @@ class Answering:
         self._settings = model.settings
         self._tally, self._logger = tally, logger
         self._publish, self._annotated = publish, annotated
+        self._fault = ''  # of the drive, at the last answer
 
     def answer(self, request, on_progress: AnswerProgress | None = None,
                given_up: Callable[[], str] = lambda: '') -> Outcome:
@@ -157,8 +158,18 @@ class Answering:
                                 'word of the answer')
             self._tally.missed_deadline('answered early')
         self._tally.answered(answer, elapsed())
+        self._tell_of_faults(answer.io.fault)
         self._draw(message, view)
         return message, view.frames
+
+    def _tell_of_faults(self, fault: str):
+        """Log when the drive begins to fail, and when it is back."""
+        if fault and not self._fault:
+            self._logger.error(f'reading from flash failed: {fault}; answers go on with what is '
+                               'held in memory, coarse')
+        elif self._fault and not fault:
+            self._logger.info('reading from flash works again: answers are no longer coarse')
+        self._fault = fault
 
     def _work(self, ticket: Ticket, question: Question,
               on_progress: AnswerProgress | None) -> Answer:

@@ -50,7 +50,7 @@ def open_session(settings: Settings, on_progress: Callable[[float], None] | None
             min_importance=settings.min_importance,
             memory_budget_mb=settings.memory_budget_mb or None,
             cameras=max(1, len(settings.cameras)) if settings.mode == 'stream' else 1,
-            max_context=settings.max_context,
+            max_context=settings.max_context, on_drive_fault=settings.on_drive_fault,
             device=settings.device, backend=settings.io_backend,
             direct=settings.direct_io, threads=settings.io_threads,
             queue_depth=settings.io_queue_depth, on_progress=on_progress)

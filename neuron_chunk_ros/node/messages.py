@@ -32,6 +32,7 @@ def telemetry_message(step, header: Header, model: str, policy: str) -> IoTeleme
     message.backend = step.backend
     message.direct_io = bool(step.direct_io)
     message.deadline_missed = bool(step.deadline_missed)
+    message.coarse = bool(step.coarse)
     return message
 
 
@@ -48,7 +49,7 @@ def answer_message(answer, prompt: str, headers: list[Header], session, queued: 
     return Answer(
         header=header, prompt=prompt, text=answer.text, model=session.model_name,
         confidence=_share(answer.confidence), finish_reason=answer.finish_reason,
-        tokens=int(answer.tokens), images=headers,
+        tokens=int(answer.tokens), images=headers, coarse=bool(answer.io.coarse),
         timing=Timing(
             queue=queued, preprocess=converting + float(timing.preprocess),
             vision=float(timing.vision), prefill=float(timing.prefill),

@@ -48,6 +48,9 @@ PARAMETERS = (
           'both sparsities; 0: none.', span=(0.0, 3.6e6)),
     Parameter('min_importance', 0.9, 'With deadline_ms: share of the importance that a step keeps '
               'even where it misses the deadline for it.', span=(0.0, 1.0)),
+    Parameter('on_drive_fault', 'coarse', 'With rows in two parts, what a drive that fails or '
+              'hangs does: coarse (answers go on with what is held, marked) or fail.',
+              choices=('coarse', 'fail')),
     _live('memory_budget_mb', 0, 'Memory the model may take [MiB]; what it leaves holds rows of '
           'the decoder, and more is refused. 0: no limit, no rows held.', span=(0, 1 << 20)),
     Parameter('max_context', 4096, 'Tokens of images, prompt and answer together; memory is set '

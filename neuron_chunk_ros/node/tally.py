@@ -103,7 +103,7 @@ class Tally:
             **{name: Event(reason, now - at) for name, (reason, at) in events.items()})
 
     def answered(self, answer: Answer, seconds: float):
-        """Note an answer; clears both errors.
+        """Note an answer; clears both errors, unless it had to do without the drive.
 
         :param seconds: from the question's arrival to the answer, waiting for others included.
         """
@@ -118,7 +118,7 @@ class Tally:
                 last_read_seconds=io.read_seconds)
 
     def appended(self, step: StepTelemetry, seconds: float):
-        """Note a frame that went into the stream in this time; clears both errors."""
+        """Note a frame that went into the stream in this time; clears errors as an answer does."""
         with self._lock:
             self._note_reads(step)
             self._counts = replace(self._counts, appended=self._counts.appended + 1,
@@ -172,7 +172,7 @@ class Tally:
                                rows_ahead_wanted=(self._counts.rows_ahead_wanted
                                                   + io.rows_ahead_wanted),
                                late_steps=self._counts.late_steps + io.deadline_missed,
-                               read_error='', model_error='')
+                               read_error=io.fault, model_error='')
 
     def _happened(self, name: str, reason: str):
         self._events[name] = reason, self._clock()

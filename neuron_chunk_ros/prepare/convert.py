@@ -30,6 +30,8 @@ from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
 CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
 
+_COARSE_HEAD = Split(PACKED_FORMATS['int4-16'], REFINEMENTS['plus4'])
+_COARSE_WORDS = 'int4-16'
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
@@ -45,8 +47,10 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
     another of PACKED_FORMATS packs the decoder's rows, rounded to nearest, None leaves them as
     they are. base: cuts rows of int5, int6 or int8 in two, a base of so many bits that is held in
-    memory and a refinement of the others on flash. lm_head: the same as rows for the LM head, by
-    default int8 where the decoder is packed. The embedding table is stored by token as it is.
+    memory and a refinement of the others on flash. lm_head: the same as rows for the LM head, or
+    'int8/4' for rows in two parts; by default int8 where the decoder is packed, in 4 + 4 where its
+    rows are in two parts. The embedding table is stored by token as it is; with a base, coarse
+    rows to be held beside it, for words that have to be known while the drive fails.
     Raises ModelError for a folder that can't be used, BundleError for a target that can't be
     written; either way nothing is left at the target.
     """
@@ -57,8 +61,12 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     split = None if base is None else split_of(rows, base)
     if split is None and rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
-    if lm_head is not None and lm_head not in FORMATS:
-        raise ModelError(f'lm_head {lm_head!r} is not one of {", ".join(FORMATS)}')
+    head_split = _COARSE_HEAD if split else None
+    if lm_head is not None:
+        head_split = split_of(*rows_and_base(lm_head)) if '/' in lm_head else None
+        if head_split is None and lm_head not in FORMATS:
+            raise ModelError(f'lm_head {lm_head!r} is not one of {", ".join(FORMATS)}, nor rows '
+                             'in two parts such as int8/4')
     if layout not in LAYOUTS:
         raise ModelError(f'layout {layout!r} is not one of {", ".join(LAYOUTS)}')
     real = Path(os.path.realpath(source))
@@ -69,10 +77,10 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     weights = {member.name + '.weight' for plan in checkpoint.plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
     embedding, head = checkpoint.family.tables(checkpoint.config)
-    plans = [replace(plan, dtype=rows or kept) if split is None else
-             replace(plan, dtype=split.refinement.name, base=split.base.name)
-             for plan in checkpoint.plans]
-    plans.append(replace(head, dtype=lm_head or ('int8' if rows else kept)))
+    plans = [_planned(plan, split, rows or kept) for plan in checkpoint.plans]
+    plans.append(_planned(head, head_split, lm_head or ('int8' if rows else kept)))
+    if split or head_split:
+        embedding = replace(embedding, base=_COARSE_WORDS)
     weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
                 if name not in weights]
@@ -89,8 +97,11 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
         for path in copied:
             writer.copy_file(path)
         writer.write_group(embedding.name, _table(checkpoint, embedding, kept, count))
+        if embedding.base:
+            writer.write_group(base_name(embedding.name), _coarse_table(checkpoint, embedding,
+                                                                        kept))
         for plan in plans:
-            made = split if plan.base else FORMATS[plan.dtype]
+            made = _split_of(plan) if plan.base else FORMATS[plan.dtype]
             if plan.base:
                 refinement, coarse = _in_two(checkpoint, plan, made, kept)
                 writer.write_group(plan.name, refinement)
@@ -102,6 +113,17 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
             count.add(plan.rows * plan.columns * ROW_FORMATS[kept].item_bytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
     return Bundle.open(target)
+
+
+def _planned(plan: GroupPlan, split: Split | None, dtype: str) -> GroupPlan:
+    """Return the plan with the format of its rows."""
+    if split is None:
+        return replace(plan, dtype=dtype)
+    return replace(plan, dtype=split.refinement.name, base=split.base.name)
+
+
+def _split_of(plan: GroupPlan) -> Split:
+    return Split(PACKED_FORMATS[plan.base], REFINEMENTS[plan.dtype])
 
 
 def rows_and_base(name: str) -> tuple[str, int | None]:
@@ -151,6 +173,18 @@ def _table(checkpoint: Checkpoint, plan: GroupPlan, dtype: str,
         rows = piece.view(ROW_FORMATS[dtype].storage).reshape(-1, plan.columns)
         yield rows
         count.add(rows.nbytes)
+
+
+def _coarse_table(checkpoint: Checkpoint, plan: GroupPlan, dtype: str) -> Iterator[np.ndarray]:
+    """Yield a table's rows, packed."""
+    had, made = ROW_FORMATS[dtype], PACKED_FORMATS[plan.base]
+    stored, name = checkpoint.weight(plan.members[0].name)
+    for piece in _pieces(stored, name, dtype, plan.columns):
+        values = had.unpack(piece.view(had.storage).reshape(-1, plan.columns))
+        try:
+            yield made.pack(*made.quantise(values))
+        except OverflowError as error:
+            raise ModelError(f'group {plan.name}: {error}') from error
 
 
 def _gathered(checkpoint: Checkpoint, plan: GroupPlan, dtype: str) -> np.ndarray:

@@ -142,7 +142,7 @@ class Walk:
             rows = stored(raw, group, group.rows)
             made = weights[group.name] = torch.empty(group.rows, group.columns, dtype=self._dtype,
                                                      device=self.device)
-            if group.base is None:
+            if group.split is None:
                 widen(rows, group, made)
             else:
                 with SourceGroups(self.bundle) as sources:

@@ -56,7 +56,7 @@ def restore(bundle: str | os.PathLike) -> torch.nn.Module:
 
 def _values(group: Group, sources: SourceGroups) -> np.ndarray:
     rows, made = sources.load([group])[group.name], group.format
-    if group.base is not None:
+    if group.split is not None:
         base = sources.load([group.base])[group.base.name]
         return group.split.unpack_rows(base, rows, group.widths)
     return made.unpack_rows(rows, group.widths) if made.packed else made.unpack(rows)

@@ -91,8 +91,9 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
                                    _rows(plan, _base_homes(plan, homes), sources, orders, count))
         for table in bundle.stored.values():
             if table.name in (EMBEDDING, LM_HEAD):
-                writer.write_group(table.name, sources.rows(table), table.kept)
-                count.add(table.nbytes)
+                for group in filter(None, (table, table.base)):
+                    writer.write_group(group.name, sources.rows(group), table.kept)
+                    count.add(group.nbytes)
         writer.write_resident(count.watch(tensor) for tensor in resident)
         if bundle.calibration is not None:
             writer.write_calibration(*mapping.translated(orders))

@@ -139,8 +139,13 @@ class Bundle:
 
     @property
     def bases(self) -> dict[str, Group]:
-        """The bases of groups whose rows are in two parts, by the groups' names."""
-        return {name: group.base for name, group in self.groups.items() if group.base is not None}
+        """The bases of groups whose rows are in two parts, by the groups' names.
+
+        Among them, under EMBEDDING, what stands in for the table where it can't be read.
+        """
+        tables = {EMBEDDING: self.embedding} if self.embedding else {}
+        return {name: group.base for name, group in {**tables, **self.multiplied}.items()
+                if group.base is not None}
 
     @property
     def base_bytes(self) -> int:
@@ -194,9 +199,9 @@ class _Opening:
             self.kept(), {**groups, **tables})
         groups, tables = ({name: replace(group, order=orders.get(name), kept=kept.get(name))
                            for name, group in some.items()} for some in (groups, tables))
-        groups = {name: group if name not in bases else replace(group, base=replace(
+        groups, tables = ({name: group if name not in bases else replace(group, base=replace(
             bases[name], order=group.order, kept=group.kept, inputs=group.inputs))
-            for name, group in groups.items()}
+            for name, group in some.items()} for some in (groups, tables))
         return Bundle(
             path=self.folder, family=family, dtype=dtype, rows=rows, groups=groups,
             embedding=tables.get(EMBEDDING), lm_head=tables.get(LM_HEAD),
@@ -266,7 +271,10 @@ class _Opening:
                 found.items()}
 
     def bases(self, groups: dict[str, Group], tables: dict[str, Group]) -> dict[str, Group]:
-        """Return the bases by their groups' names; each refinement has one, nothing else has."""
+        """Return the bases by their groups' names.
+
+        Each refinement has one, the embedding table may, nothing else has.
+        """
         values = self.manifest.get('bases', [])
         if not isinstance(values, list) or ('bases' in self.manifest and not values):
             raise ValueError('bases must be a list of at least one')
@@ -280,14 +288,17 @@ class _Opening:
                 raise ValueError(f'{base.name}: its order is that of its refinement')
         bases = {}
         for name, group in {**groups, **tables}.items():
-            if not isinstance(group.format, Refinement):
+            refined = isinstance(group.format, Refinement)
+            base = found.pop(base_name(name), None) if refined or name == EMBEDDING else None
+            if base is None:
+                if refined:
+                    raise ValueError(f'group {name}: rows of {group.dtype} need a base')
                 continue
-            base = bases[name] = found.pop(base_name(name), None)
-            if base is None or name in tables:
-                raise ValueError(f'group {name}: rows of {group.dtype} need a base')
+            bases[name] = base
             if (base.rows, base.members) != (group.rows, group.members):
                 raise ValueError(f'{base.name}: rows and members differ from those of {name}')
-            if isinstance(base.format, Refinement) or base.format.bits + group.format.bits > 8:
+            if isinstance(base.format, Refinement) or (
+                    refined and base.format.bits + group.format.bits > 8):
                 raise ValueError(f'{base.name}: {base.dtype} and {group.dtype} are no row')
         if found:
             raise ValueError(f'{min(found)}: no group has this base')

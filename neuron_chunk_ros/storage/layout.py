@@ -42,7 +42,7 @@ class GroupPlan:
     members: tuple[Member, ...]
     dtype: str = ''  # its row format where that is not the other groups'
     inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
-    base: str = ''   # the row format of the base whose refinement these rows are
+    base: str = ''   # the row format of the base that these rows refine, or that stands in
 
     @property
     def in_features(self) -> int:
@@ -93,7 +93,9 @@ class Group:
     inputs: int = 0  # channels of the input where some have no row; 0: as many as rows
     # Then which have one: int32 [rows], ascending. An order is one of these.
     kept: np.ndarray | None = field(default=None, compare=False)
-    base: Group | None = None  # of the rows, where these here are their refinement
+    # Of the rows, where these here are their refinement; of whole ones (the embedding table) what
+    # stands in for them where they can't be read.
+    base: Group | None = None
 
     @property
     def in_features(self) -> int:
@@ -113,12 +115,13 @@ class Group:
     @property
     def split(self) -> Split | None:
         """How base and refinement make up a row; None where rows are whole."""
-        return None if self.base is None else Split(self.base.format, self.format)
+        refined = self.base is not None and isinstance(self.format, Refinement)
+        return Split(self.base.format, self.format) if refined else None
 
     @property
     def rows_name(self) -> str:
         """What its rows are called, both parts together."""
-        return self.dtype if self.base is None else self.split.name
+        return self.split.name if self.split else self.dtype
 
     @property
     def permutation(self) -> np.ndarray | None:

@@ -166,7 +166,7 @@ def test_a_damaged_base_is_named(split, tmp_path):
     (lambda m: m.update(bases=[]), 'at least one'),
     (lambda m: m.update(bases={}), 'must be a list'),
     (lambda m: m['bases'].pop(), 'need a base'),
-    (lambda m: m['bases'][0].update(name='other.base'), 'need a base'),
+    (lambda m: m['bases'][-1].update(name='other.base'), 'need a base'),
     (lambda m: m['bases'].append({**m['bases'][0], 'name': 'x.base'}), 'no group has this base'),
     (lambda m: m['bases'][0].update(dtype='plus4'), 'row_bytes|no row'),
     (lambda m: m['bases'][0].update(dtype='float32'), 'row_bytes|no base'),

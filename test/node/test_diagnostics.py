@@ -3,6 +3,7 @@
 """/diagnostics: names, levels that mean something, one message a second."""
 
 import dataclasses
+import os
 import shutil
 import time
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from neuron_chunk_ros.node.diagnostics import statuses
 from neuron_chunk_ros.node.loaded_model import bundle_path
 from neuron_chunk_ros.node.parameters import PARAMETERS
 from neuron_chunk_ros.node.tally import Tally
+from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.device_facts import device_facts
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
+from neuron_chunk_ros.tabletop import shipped
 
 LIMITS = SimpleNamespace(**{p.name: p.default for p in PARAMETERS})
 
@@ -83,6 +86,31 @@ def test_read_error_shows_until_the_next_good_answer(start, picture, tmp_path):
     response = vlm.ask(images=[picture])
     assert response.success, response.message
     assert vlm.status('storage').level in (OK, WARN)
+
+
+def test_a_drive_that_goes_costs_precision_not_answers(start, picture, tmp_path):
+    """Rows in two parts: coarse answers and ERROR while it is gone, fine ones by themselves."""
+    bundle = convert(shipped.model_dir(), tmp_path / 'bundle', rows='int8', base=4)
+    vlm = start('coarse', model=bundle.path)
+    fine = vlm.ask(images=[picture]).answer
+    assert fine.text and not fine.coarse and not fine.io.coarse
+    whole = {name: (bundle.path / name).read_bytes()
+             for name in {group.file for group in bundle.multiplied.values()}}
+    for name in whole:
+        os.truncate(bundle.path / name, 0)
+    response = vlm.ask(images=[picture])
+    assert response.success and response.answer.coarse and response.answer.io.coarse
+    # Four bits of the shipped model know what this picture shows.
+    assert response.answer.text.split()[0] == fine.text.split()[0]
+    status = vlm.status('storage', _level(ERROR))
+    assert status.message.startswith('read error:') and min(whole) in status.message
+    assert 'answers go on with what is held' in vlm.process.output()
+    for name, data in whole.items():
+        (bundle.path / name).write_bytes(data)
+    until(lambda: not vlm.ask(images=[picture]).answer.coarse, what='a fine answer')
+    assert vlm.ask(images=[picture]).answer.text == fine.text
+    assert vlm.status('storage', lambda status: status.level != ERROR)
+    assert 'reading from flash works again' in vlm.process.output()
 
 
 @pytest.mark.slow
