@@ -24,18 +24,24 @@ from neuron_chunk_ros.compress.algorithms import Linear, Pruner
 from neuron_chunk_ros.compress.exam import MOST_TOKENS, Exam
 from neuron_chunk_ros.compress.recipe import Recipe, Rule
 from neuron_chunk_ros.compress.report import GroupReport, Report
+from neuron_chunk_ros.compress.segments import Segments, names_of
 from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BundleError, RecipeError
-from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.convert import COARSE_WORDS, coarse_words, convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group
-from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LM_HEAD, GroupPlan
-from neuron_chunk_ros.storage.packed_rows import BLOCK
-from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS
+from neuron_chunk_ros.storage.layout import (
+    BUNDLE_JSON,
+    EMBEDDING,
+    GroupPlan,
+    base_name,
+)
+from neuron_chunk_ros.storage.packed_rows import BLOCK, Split
+from neuron_chunk_ros.storage.row_format import ROW_FORMATS
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.writer import BundleWriter
 
@@ -65,6 +71,9 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     tell = progress or (lambda share: None)
     with _unpacked(Path(source), target, name, tell) as bundle:
         plans = [_plan(bundle, plan, recipe) for plan in plans_of(bundle)]
+        if any(plan.base for plan in plans):
+            plans = [replace(plan, base=COARSE_WORDS) if plan.name == EMBEDDING else plan
+                     for plan in plans]
         work = _Work(bundle, recipe, {plan.name: plan for plan in plans})
         copied = [bundle.path / file for file in bundle.files]
         small = sum(path.stat().st_size for path in copied)
@@ -76,7 +85,11 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
             for path in copied:
                 writer.copy_file(path)
             if bundle.embedding is not None:
-                writer.write_group(bundle.embedding.name, sources.rows(bundle.embedding))
+                writer.write_group(EMBEDDING, sources.rows(bundle.embedding))
+                if work.plans[EMBEDDING].base:
+                    writer.write_group(base_name(EMBEDDING), (
+                        coarse_words(rows, bundle.embedding.dtype)
+                        for rows in sources.rows(bundle.embedding)))
             _decoder(work, writer, sources, samples, device, tell)
             writer.write_resident(resident_of(bundle))
         if exam is not None:
@@ -122,7 +135,7 @@ def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
     if plan.name not in bundle.multiplied:
         return plan
     try:
-        formats = {rule.weights.grid.format.name if rule and rule.weights else plan.dtype
+        formats = {names_of(rule.weights.stored) if rule and rule.weights else (plan.dtype, '')
                    for rule in rules.values()}
     except ValueError as error:
         raise RecipeError(f'{recipe.name}: {plan.name}: {error}') from error
@@ -133,7 +146,8 @@ def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
         raise RecipeError(f'{recipe.name}: {names} of {plan.name} are stored row by row together '
                           'and need the same bits, group and row pruner; or convert the model '
                           'with --layout separate and compress that bundle')
-    plan, pruner = replace(plan, dtype=formats.pop()), _row_pruner(next(iter(rules.values())))
+    dtype, base = formats.pop()
+    plan, pruner = replace(plan, dtype=dtype, base=base), _row_pruner(next(iter(rules.values())))
     if pruner is None or pruner.count(plan.rows) == plan.rows:
         return plan
     return replace(plan, rows=pruner.count(plan.rows), inputs=plan.rows)
@@ -147,65 +161,81 @@ class _Work:
         self.report = Report(recipe.name, 0)
 
     def group(self, group: Group, stored: Columns, moments: list[np.ndarray],
-              replace_with: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray | None]:
+              replace_with: torch.Tensor | None) -> tuple[list[np.ndarray], np.ndarray | None]:
         """Return a group's new rows, and which input channels have one, None for all.
+
+        Rows in two parts: refinements and bases.
 
         :param stored: returns some columns of its rows as they are: (first, how many).
         :param moments: of its inputs, see algorithms.Linear.
         :param replace_with: what the layer multiplies by, [rows, columns]; overwritten.
         """
         plan, had = self.plans[group.name], ROW_FORMATS[group.dtype]
-        made, kept_rows = FORMATS[plan.dtype], None
+        kept_rows = None
         rules = [self.recipe.rule(member.name) for member in plan.members]
         scratch: dict = {}
         pruner = _row_pruner(rules[0])
         if pruner:
             kept_rows = _rows_kept(pruner, Linear(
                 group.name, had.unpack(stored(0, group.columns)), moments, scratch=scratch), plan)
-        rows = np.empty((group.rows, made.row_bytes(plan.widths)), np.uint8) if made.packed \
-            else np.empty((group.rows, group.columns), made.storage)
-        error = _Error(moments)
-        left, at, zeros = 0, 0, 0
+        error, segments = _Error(moments), Segments(plan, group.rows)
+        left, zeros = 0, 0
         for member, rule in zip(plan.members, rules, strict=True):
-            segment = rows[:, at:at + made.elements(member.columns)]
-            for first, columns in _parts(rule, made, group.rows, member.columns):
+            segments.begin(member.columns)
+            for first, columns in _parts(rule, segments.made, group.rows, member.columns):
                 chosen = slice(left + first, left + first + columns)
                 weight = had.unpack(np.ascontiguousarray(stored(left + first, columns)))
                 linear = Linear(member.name, weight, moments, scratch=scratch)
-                values = self._values(linear, rule, kept_rows, segment, first, member.columns)
+                values = self._values(linear, rule, kept_rows, segments, first)
                 zeros += int((values == 0).sum())
                 error.add(weight, values)
                 if replace_with is not None:
                     with torch.inference_mode():
                         replace_with[:, chosen] = torch.from_numpy(values).to(replace_with.dtype)
-            left, at = left + member.columns, at + segment.shape[1]
-        bits = max((rule.weights.grid.bits for rule in rules if rule and rule.weights), default=0)
+            left += member.columns
+        rows = segments.arrays
+        bits = max((rule.weights.split.bits if rule.weights.split else rule.weights.grid.bits
+                    for rule in rules if rule and rule.weights), default=0)
         self.report.groups.append(GroupReport(
             group.name, bits, plan.rows, group.rows - plan.rows, zeros / (group.rows * left),
-            plan.rows * rows[0].nbytes, group.nbytes, error.relative()))
+            plan.rows * sum(part[0].nbytes for part in rows), group.nbytes, error.relative()))
         if kept_rows is None or kept_rows.all():
             return rows, None
-        return rows[kept_rows], np.flatnonzero(kept_rows).astype(np.int32)
+        return [part[kept_rows] for part in rows], np.flatnonzero(kept_rows).astype(np.int32)
 
     def _values(self, linear: Linear, rule: Rule | None, kept_rows: np.ndarray | None,
-                segment: np.ndarray, first: int, columns: int) -> np.ndarray:
-        """Prune and round some outputs, lay them out in the segment, return their values."""
+                segments: Segments, first: int) -> np.ndarray:
+        """Prune and round some outputs, lay them out, return their values."""
         if rule and rule.pruner:
             linear.kept = (rule.pruner.keep(linear) if kept_rows is None else
                            np.broadcast_to(kept_rows[:, None], linear.weight.shape))
             linear.unpruned = linear.weight
             linear.weight = np.where(linear.kept, linear.weight, 0)
         if rule is None or rule.weights is None:
-            found = ROW_FORMATS[self.bundle.dtype].pack(linear.weight)
-            segment[:, first:first + linear.weight.shape[1]] = found
+            segments.put(first, ROW_FORMATS[self.bundle.dtype].pack(linear.weight))
             return linear.weight
         grid = rule.weights.grid
         integers, scales = rule.weights.quantiser.quantise(linear, grid)
         _check(integers, scales, linear, grid, rule.weights.name)
         if linear.kept is not None:
             integers = np.where(linear.kept, integers, 0).astype(np.int8)
-        grid.format.pack_into(segment, columns, first, integers, scales)
-        return grid.values(integers, scales)
+        split = rule.weights.split
+        if split is None:
+            segments.put(first, integers, scales)
+            return grid.values(integers, scales)
+        # As near to the weight as the base leaves it: a refinement reaches half a step of it.
+        step = grid.each(scales, integers.shape[1]) / np.float32(1 << split.refinement.bits)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            fine = np.where(step == 0, 0, np.rint(linear.weight / step))
+        middle = integers.astype(np.int16) << split.refinement.bits
+        # Half a step up is the next integer of the base half a step down.
+        integers = np.where((fine == middle - split.refinement.least) & (integers < grid.largest),
+                            integers + 1, integers).astype(np.int8)
+        middle = integers.astype(np.int16) << split.refinement.bits
+        fine = fine.clip(np.maximum(middle + split.refinement.least, -(1 << split.bits - 1)),
+                         middle - split.refinement.least - 1).astype(np.int16)
+        segments.put(first, integers, scales, fine)
+        return fine * step
 
 
 def _row_pruner(rule: Rule | None) -> Pruner | None:
@@ -244,6 +274,7 @@ def _check(integers: np.ndarray, scales: np.ndarray, linear: Linear, grid, name:
 def _parts(rule: Rule | None, made, rows: int, columns: int) -> Iterator[tuple[int, int]]:
     """Yield (first output, outputs) of what is looked at together."""
     whole = rule and rule.weights and not isinstance(rule.weights.grid.shared, int)
+    made = made.base if isinstance(made, Split) else made
     unit = max(made.group, BLOCK) if made.packed else 1
     some = columns if whole else max(unit, _AT_ONCE // rows // unit * unit)
     for first in range(0, columns, some):
@@ -327,7 +358,7 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
                 moments = layer.moments.pop(group.name)
                 work.report.tokens = moments.tokens
                 weights = layer.weights[group.name]
-                writer.write_group(group.name, *work.group(
+                _write(writer, group, *work.group(
                     group, _columns(group, weights, sources), moments.mean(), weights))
             layer.run_again()
             del layer, weights, moments  # before the next one is loaded
@@ -340,9 +371,16 @@ def _decoder(work: _Work, writer: BundleWriter, sources: SourceGroups, samples: 
             head = bundle.lm_head
             for _ in sources.rows(head):  # checked, before it is read by columns
                 pass
-            writer.write_group(LM_HEAD, *work.group(
+            _write(writer, head, *work.group(
                 head, lambda first, count: sources.columns(head, first, count), moments.mean(),
                 None))
+
+
+def _write(writer: BundleWriter, group: Group, rows: list[np.ndarray],
+           kept: np.ndarray | None) -> None:
+    writer.write_group(group.name, rows[0], kept)
+    for base in rows[1:]:
+        writer.write_group(base_name(group.name), base)
 
 
 def _columns(group: Group, weights: torch.Tensor, sources: SourceGroups) -> Columns:

@@ -14,6 +14,7 @@ import yaml
 from neuron_chunk_ros.compress.algorithms import PRUNERS, QUANTISERS, Pruner, Quantiser, make
 from neuron_chunk_ros.compress.grids import Grid
 from neuron_chunk_ros.errors import RecipeError
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, PackedFormat, Split
 
 EXPORTS = ('mem', 'header', 'onnx', 'qonnx', 'verilog')
 _MAX_BYTES = 1 << 20
@@ -24,9 +25,15 @@ _SHIPPED = resources.files('neuron_chunk_ros.compress') / 'recipes'
 class Weights:
     """How a linear layer's weights are rounded."""
 
-    grid: Grid
+    grid: Grid  # where rows are in two parts, the base's
     quantiser: Quantiser
     name: str  # the quantiser's
+    split: Split | None = None
+
+    @property
+    def stored(self) -> PackedFormat | Split:
+        """How rows are stored. Raises ValueError where they can't be."""
+        return self.split or self.grid.format
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,8 @@ def _recipe(top: _Section, text: str) -> Recipe:
         raise top.error('memory_bits', f'{memory_bits} is no multiple of 8')
     smooth = top.number('smooth', 0.0, 1.0, 0.0)
     top.done()
+    if fixed and any(rule.weights and rule.weights.split for rule in rules):
+        raise top.error('fixed_point', 'integers on a chip have no base')
     if fixed and not all(rule.weights and rule.activations for rule in rules):
         raise top.error('fixed_point', 'every rule needs weights and activations then')
     if exports and not fixed:
@@ -147,12 +156,17 @@ def _rule(section: _Section) -> Rule:
     weights = activations = pruner = None
     if section.has('weights'):
         part = section.section('weights')
-        bits, shared = part.whole('bits', 2, 8), part.value('group', 32)
-        quantiser, name = part.algorithm('quantiser', QUANTISERS, 'mse')
+        bits, base = part.whole('bits', 2, 8), None
+        if part.has('base'):
+            base = part.whole('base', 2, 4)
+        shared = part.value('group', 16 if base else 32)
+        quantiser, name = part.algorithm('quantiser', QUANTISERS, 'minmax' if base else 'mse')
         try:
-            weights = Weights(Grid(bits, shared), quantiser, name)
+            grid = Grid(base or bits, shared)
+            split = base and _split(bits, base, grid)
+            weights = Weights(grid, quantiser, name, split or None)
         except ValueError as error:
-            raise part.error('group', str(error)) from error
+            raise part.error('base' if base else 'group', str(error)) from error
         part.done()
     if section.has('activations'):
         part = section.section('activations')
@@ -163,6 +177,17 @@ def _rule(section: _Section) -> Rule:
         pruner, _ = section.algorithm('pruner', PRUNERS, '')
     section.done()
     return Rule(match, weights, activations, pruner)
+
+
+def _split(bits: int, base: int, grid: Grid) -> Split:
+    """Return rows in two parts. Raises ValueError for what there isn't."""
+    made = next((made for made in PACKED_FORMATS.values()
+                 if (made.bits, made.group) == (base, grid.shared)), None)
+    refinement = REFINEMENTS.get(f'plus{bits - base}')
+    if made is None or refinement is None:
+        raise ValueError(f'{bits} bits with a base of {base}, group {grid.shared}: want 2 to 6 '
+                         'bits beside the base, and a group of 16, or of 32 for 3 bits and more')
+    return Split(made, refinement)
 
 
 class _Section:

@@ -70,15 +70,20 @@ class Feedback(Quantiser):
 
     Rows are taken by falling second moment of their input. Scales are each row's own, found when
     it is its turn, or `scales`' where they are shared wider than a row.
+
+    With `parts` above 1 rows are cut into so many parts by that moment, and errors stay within
+    theirs: rows that are likely to be refined together make up for each other, not for the rest.
     """
 
     _BLOCK = 128
 
-    def __init__(self, scales: str = 'mse', damping: float = 0.01):
+    def __init__(self, scales: str = 'mse', damping: float = 0.01, parts: int = 1):
         if not 0 < damping < 1:
             raise ValueError(f'damping {damping}: want more than 0 and less than 1')
+        if not 1 <= parts <= 64:
+            raise ValueError(f'parts {parts}: want 1 to 64')
         self._ends = make(QUANTISERS, 'quantiser', scales, {})
-        self.damping = damping
+        self.damping, self.parts = damping, parts
 
     def ends(self, values: np.ndarray, grid: Grid) -> np.ndarray:
         """See Quantiser."""
@@ -98,21 +103,23 @@ class Feedback(Quantiser):
             kept = None if linear.kept is None else linear.kept[rows]
             # Rows that go altogether go first: all that are left then make up for them.
             stays = np.ones(len(moments), bool) if kept is None else kept.any(axis=1)
-            key = 'inverse', self.damping, number, stays.tobytes()
+            key = 'inverse', self.damping, self.parts, number, stays.tobytes()
             if key not in linear.scratch:
                 order = np.lexsort([-np.diagonal(moments), stays])
-                linear.scratch[key] = order, inverse_factor(moments[np.ix_(order, order)],
-                                                            self.damping)
-            integers[rows], scales[rows] = self._spread(weight[rows], *linear.scratch[key], grid,
-                                                        scales[rows], kept)
+                linear.scratch[key] = [
+                    (some, inverse_factor(moments[np.ix_(some, some)], self.damping))
+                    for some in np.array_split(order, self.parts) if len(some)]
+            for order, spread in linear.scratch[key]:
+                self._spread(weight[rows], order, spread, grid, integers[rows], scales[rows], kept)
             first = rows.stop
         return integers, scales
 
     def _spread(self, weight: np.ndarray, order: np.ndarray, spread: np.ndarray, grid: Grid,
-                scales: np.ndarray, kept: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        own = isinstance(grid.shared, int) and type(self._ends) is LeastSquares
+                integers: np.ndarray, scales: np.ndarray, kept: np.ndarray | None) -> None:
+        """Fill in the integers and scales of the rows in `order`."""
+        shrinks = {LeastSquares: _SHRINKS, MinMax: np.ones(1)}.get(type(self._ends))
+        own = isinstance(grid.shared, int) and shrinks is not None
         left = weight[order]
-        integers, found = np.empty(weight.shape, np.int8), scales.copy()
         for begin in range(0, len(order), self._BLOCK):
             end = min(begin + self._BLOCK, len(order))
             errors = np.empty((end - begin, weight.shape[1]), np.float32)
@@ -121,12 +128,12 @@ class Feedback(Quantiser):
                 if kept is not None:
                     row = row * kept[channel]
                 if own:
-                    made, scale = grid.nearest(row, _SHRINKS)
+                    made, scale = grid.nearest(row, shrinks)
                 else:
                     scale = (scales[channel:channel + 1] if grid.shared in ('tensor', 'column')
                              else self.scales(row, grid))
                     made = grid.round(row, scale)
-                integers[channel], found[channel] = made[0], scale[0]
+                integers[channel], scales[channel] = made[0], scale[0]
                 errors[at - begin] = (left[at] - grid.values(made, scale)[0]) / spread[at, at]
                 if at + 1 < end:
                     left[at + 1:end] -= np.outer(spread[at, at + 1:end], errors[at - begin])
@@ -134,7 +141,6 @@ class Feedback(Quantiser):
                 torch.from_numpy(left[end:]).addmm_(
                     torch.from_numpy(spread[begin:end, end:]).t(), torch.from_numpy(errors),
                     alpha=-1)
-        return integers, found
 
 
 def inverse_factor(moments: np.ndarray, damping: float) -> np.ndarray:

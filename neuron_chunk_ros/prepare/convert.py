@@ -31,7 +31,7 @@ from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
 
 _COARSE_HEAD = Split(PACKED_FORMATS['int4-16'], REFINEMENTS['plus4'])
-_COARSE_WORDS = 'int4-16'
+COARSE_WORDS = 'int4-16'  # of an embedding table, for a drive that fails
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
@@ -80,7 +80,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     plans = [_planned(plan, split, rows or kept) for plan in checkpoint.plans]
     plans.append(_planned(head, head_split, lm_head or ('int8' if rows else kept)))
     if split or head_split:
-        embedding = replace(embedding, base=_COARSE_WORDS)
+        embedding = replace(embedding, base=COARSE_WORDS)
     weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
                 if name not in weights]
@@ -177,14 +177,22 @@ def _table(checkpoint: Checkpoint, plan: GroupPlan, dtype: str,
 
 def _coarse_table(checkpoint: Checkpoint, plan: GroupPlan, dtype: str) -> Iterator[np.ndarray]:
     """Yield a table's rows, packed."""
-    had, made = ROW_FORMATS[dtype], PACKED_FORMATS[plan.base]
     stored, name = checkpoint.weight(plan.members[0].name)
     for piece in _pieces(stored, name, dtype, plan.columns):
-        values = had.unpack(piece.view(had.storage).reshape(-1, plan.columns))
         try:
-            yield made.pack(*made.quantise(values))
+            yield coarse_words(piece.view(ROW_FORMATS[dtype].storage).reshape(-1, plan.columns),
+                               dtype)
         except OverflowError as error:
             raise ModelError(f'group {plan.name}: {error}') from error
+
+
+def coarse_words(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Return what stands in for some rows of an embedding table, packed by COARSE_WORDS.
+
+    Raises OverflowError where a value is not finite.
+    """
+    made = PACKED_FORMATS[COARSE_WORDS]
+    return made.pack(*made.quantise(ROW_FORMATS[dtype].unpack(rows)))
 
 
 def _gathered(checkpoint: Checkpoint, plan: GroupPlan, dtype: str) -> np.ndarray:

@@ -66,6 +66,39 @@ def test_plain_rounding_is_converts(tiny_models, tmp_path, family):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['b', 'plain', 'want']
 
 
+@pytest.mark.parametrize('how', ['minmax', {'name': 'feedback', 'scales': 'minmax', 'parts': 3}])
+def test_rows_in_two_parts(tiny_models, tmp_path, how):
+    """Bases by the recipe; what refines them comes as near to the weights as bases leave it."""
+    recipe = parse([{'match': '*down_proj', 'weights': {'bits': 6, 'base': 3, 'quantiser': how}},
+                    {'weights': {'bits': 8, 'base': 4, 'quantiser': how}}])
+    model = tiny_models['tiny-qwen2-vl']
+    bundle, report = compress(model, tmp_path / 'b', recipe, samples())
+    assert not verify(bundle) and bundle.rows == 'mixed'
+    assert set(bundle.bases) == {*bundle.multiplied, 'embedding'}
+    if how == 'minmax':  # is what convert writes
+        want = convert(model, tmp_path / 'want', rows='int8', base=4)
+        for name, group in want.stored.items():
+            if 'down' not in name:
+                # A value between two integers may fall to either side.
+                mine = stored(bundle, bundle.stored[name])
+                assert (mine != stored(want, group)).mean() < 1e-3, name
+    plain = AutoModelForImageTextToText.from_pretrained(model)
+    errors = {group.name: group.error for group in report.groups}
+    for group in bundle.groups.values():
+        split = group.split
+        assert split.name == ('int3-16+3' if group.name.endswith('down') else 'int4-16+4')
+        was = torch.cat([plain.get_submodule(member.name).weight.detach()
+                         for member in group.members]).T.numpy()
+        base, low = stored(bundle, group.base), stored(bundle, group)
+        coarse = group.base.format.unpack_rows(base, group.widths)
+        off = [np.abs(found - was).mean() for found in (
+            coarse, split.unpack_rows(base, low, group.widths))]
+        assert off[1] < off[0] / (2 ** split.refinement.bits / 2.5 if how == 'minmax' else 3)
+        assert errors[group.name] < 0.12
+    with Session.open(bundle.path) as session:
+        assert session.ask(*samples(1)[0], max_new_tokens=5).tokens
+
+
 @pytest.mark.parametrize('family', FAMILIES)
 def test_the_report_is_true(tiny_models, tmp_path, family):
     """Errors are those of the outputs that transformers' own layers would have had."""

@@ -76,6 +76,10 @@ def test_everything_is_read():
     ('layers:\n', 'layers: {a: 1}\nother:\n', '2: layers: want a list'),
     ('calibration: {', 'calibration: {{', r'\d+: '),
     ('name: mine', 'name: [&a [*a]]', '1: '),
+    ('group: 64', 'base: 7', '7: base: want a whole number from 2 to 4'),
+    ('bits: 4, group: 64', 'bits: 5, base: 4', '7: base: 5 bits with a base of 4'),
+    ('bits: 4, group: 64', 'bits: 8, base: 2, group: 32', '7: base: 8 bits with a base of 2'),
+    ('bits: 4, group: 64', 'bits: 8, base: 4', 'integers on a chip have no base'),
 ])
 def test_every_fault_has_its_line_and_key(old, new, where):
     assert GOOD.count(old) == 1, old

@@ -20,6 +20,7 @@ from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BenchError
 from neuron_chunk_ros.families import PromptPart
 from neuron_chunk_ros.prepare.convert import convert, rows_and_base
+from neuron_chunk_ros.storage.bundle import Bundle
 
 WINDOW = 512  # tokens of prose that are judged together
 _SAMPLE = 1200  # letters of prose that a calibration sample has
@@ -103,6 +104,7 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
                 outcomes.append(_judged(label, session, ids, way, lambda done, label=label:
                                         progress(label, done, len(ids))))
 
+    in_two = [Way('all refined'), *ways, Way('base alone', 'draft')]
     judge('bfloat16', plain, [Way(), *ways])
     for name in options.rows:
         with _removed(folder / 'packed') as path:
@@ -111,13 +113,13 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
     for name, (rows, base) in splits.items():
         with _removed(folder / 'packed') as path:
             convert(options.model, path, 'bfloat16', rows=rows, base=base)
-            judge(name, path, [Way('all refined'), *ways, Way('base alone', 'draft')])
+            judge(name, path, in_two)
     for name, recipe in loaded.items():
         with _removed(folder / 'packed') as path:
             bundles.compress(plain, path, recipe, _samples(other, options.samples),
                              progress=lambda share, name=name: progress(
                                  f'recipe {name}: compressing', round(100 * share), 100))
-            judge(f'recipe {name}', path)
+            judge(f'recipe {name}', path, in_two if Bundle.open(path).bases else [Way()])
     return outcomes
 
 
