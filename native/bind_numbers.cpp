@@ -208,7 +208,9 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
                      std::int64_t columns, int bits, std::int64_t group, Floats& out,
                      std::int64_t first, int threads, const std::string& kernel,
                      std::uintptr_t scales, std::int64_t scale_stride,
-                     const std::optional<Indices>& scale_rows, float unit) {
+                     const std::optional<Indices>& scale_rows, float unit,
+                     const std::optional<Indices>& places, std::uintptr_t finer,
+                     std::int64_t finer_stride, int finer_bits) {
   if (inputs.ndim() != 2 || out.ndim() != 2 || inputs.shape(0) != out.shape(0)) {
     throw std::invalid_argument("inputs must be of shape [tokens, rows], out [tokens, columns]");
   }
@@ -227,6 +229,15 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
     segment.scale_stride = scale_stride;
     segment.scale_rows = places_of(scale_rows, segment.rows);
   }
+  segment.places = places_of(places, segment.rows);
+  std::optional<Segment> refinement;
+  if (finer != 0) {
+    if (!can_refine(bits, finer_bits) || group != 16) {
+      throw std::invalid_argument("no product with rows and a refinement of these bits");
+    }
+    refinement = segment_of(finer, finer_stride, segment.rows, columns, finer_bits, group);
+    segment.unit = unit / static_cast<float>(1 << finer_bits);
+  }
   if (first < 0 || first > out.shape(1) - columns) {
     throw std::invalid_argument("the segment's columns don't fit out");
   }
@@ -236,7 +247,8 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
   const float* const values = inputs.data();
   const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
   py::gil_scoped_release release;
-  add_packed_product(segment, values, tokens, sums, out_stride, threads, chosen);
+  add_packed_product(segment, refinement ? &*refinement : nullptr, values, tokens, sums,
+                     out_stride, threads, chosen);
 }
 
 void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
@@ -359,13 +371,17 @@ void bind_numbers(py::module_& m) {
       py::arg("stride"), py::arg("columns"), py::arg("bits"), py::arg("group"),
       py::arg("out").noconvert(), py::arg("first"), py::arg("threads"), py::arg("kernel") = "",
       py::arg("scales") = 0, py::arg("scale_stride") = 0, py::arg("scale_rows") = py::none(),
-      py::arg("unit") = 1.0F,
+      py::arg("unit") = 1.0F, py::arg("places") = py::none(), py::arg("finer") = 0,
+      py::arg("finer_stride") = 0, py::arg("finer_bits") = 0,
       "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is a "
       "segment of packed rows (storage/packed_rows.py) that begins at an address, `stride` bytes "
       "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them. "
       "kernel: one of packed_kernels(), '' for the best. A refinement has no scales: those of "
       "its rows' bases are at the address `scales`, `scale_stride` bytes from row to row; row i's "
-      "is number scale_rows[i], int64, and `unit` times as large.");
+      "is number scale_rows[i], int64, and `unit` times as large. places: int64 [rows], which "
+      "rows "
+      "of the segment they are; None: all. finer: the address of the rows' refinement, one after "
+      "another; only with a base of 4 bits and 4 more, or of 3 and 5, in groups of 16.");
   m.def(
       "packed_kernels",
       [] {

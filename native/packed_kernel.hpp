@@ -20,18 +20,20 @@
 namespace neuron_chunk {
 namespace {
 
-constexpr std::int64_t kBlock = 32;      // columns; the unit in which integers are laid out
-constexpr std::int64_t kRows = 16;       // added in one go: their sum is loaded and stored once
-constexpr std::int64_t kFactors = 16;    // prepared together, one for each unit of columns
-constexpr std::int64_t kMostTokens = 4;  // whose sums fit the registers
-
+constexpr std::int64_t kBlock = 32;    // columns; the unit in which integers are laid out
+constexpr std::int64_t kRows = 16;     // added in one go: their sum is loaded and stored once
+constexpr std::int64_t kFactors = 16;  // prepared together, one for each unit of columns
+// Tokens whose sums fit the registers: what rows stand for is then made once for them.
 #if defined(__AVX512F__)
+constexpr int kMostTokens = 8;
 constexpr int kLanes = 16;
 constexpr std::int64_t kRegisters = 16;  // for sums
 #elif defined(__AVX2__)
+constexpr int kMostTokens = 4;
 constexpr int kLanes = 8;
 constexpr std::int64_t kRegisters = 8;
 #else
+constexpr int kMostTokens = 4;
 constexpr int kLanes = 4;
 constexpr std::int64_t kRegisters = 16;
 #endif
@@ -194,7 +196,8 @@ template <int kBits>
 // Which columns of which segment, for which tokens.
 struct Part {
   const Segment& segment;
-  const float* inputs;  // of the first token; the next one's are `rows` further
+  const Segment* finer;  // the rows' refinement, where they are multiplied with it
+  const float* inputs;   // of the first token; the next one's are `rows` further
   float* out;
   std::int64_t out_stride;
 };
@@ -203,6 +206,7 @@ struct Part {
 // coming.
 struct Rows {
   const std::uint8_t* row[kRows];
+  const std::uint8_t* low[kRows];  // of their refinement
   // What each unit's integers are worth, for one token times its input; [row][unit].
   alignas(64) float factor[kRows][kFactors];
 };
@@ -259,6 +263,7 @@ template <int kUnit>
     const bool there = first + r < segment.rows;
     const std::int64_t at = there ? first + r : segment.rows - 1;
     rows.row[r] = segment.row(at);
+    if (part.finer != nullptr) rows.low[r] = part.finer->row(at);
     const float x = segment.unit * (!there ? 0.0F : tokens == 1 ? part.inputs[at] : 1.0F);
     const std::uint8_t* const from = segment.scales_of(at) + 2 * begin;
     float* const factor = rows.factor[r];
@@ -281,10 +286,11 @@ template <int kUnit>
 }
 
 // kBlocks blocks of kRows rows, for kTokens tokens; `at` is the number of their first factor.
-template <int kBits, int kTokens, int kBlocks, int kUnit>
+// kFine: bits of the rows' refinement, 0 for none.
+template <int kBits, int kFine, int kTokens, int kBlocks, int kUnit>
 [[gnu::always_inline]] inline void add_tile(const Part& part, const Rows& rows, std::int64_t first,
                                             std::int64_t block, std::int64_t at) {
-  constexpr std::int64_t kBytes = kBlock * kBits / 8;
+  constexpr std::int64_t kBytes = kBlock * kBits / 8, kLow = kBlock * kFine / 8;
   const std::int64_t columns = part.segment.columns;
   const std::int64_t width = columns - block * kBlock;  // of the tile, if it is the last one
   const std::int64_t more = part.segment.rows - first;
@@ -299,11 +305,23 @@ template <int kBits, int kTokens, int kBlocks, int kUnit>
     for (std::int64_t line = 0; line < kBlocks * kBytes; line += 64) {
       __builtin_prefetch(next + line, 0, 2);
     }
+    const std::uint8_t* low_row = nullptr;
+    if constexpr (kFine != 0) {
+      low_row = rows.low[r] + block * kLow;
+      __builtin_prefetch(low_row + kRows * part.finer->stride, 0, 2);
+    }
     each<kBlocks>(NEURON_CHUNK_INLINED {
       constexpr int b = number;
       const float* const scales = rows.factor[r] + at + b * kBlock / kUnit;
       const float low = scales[0], high = scales[kBlock / kUnit - 1];  // of a block's halves
-      const Wide wide = integers_of<kBits>(row + b * kBytes);
+      Wide wide = integers_of<kBits>(row + b * kBytes);
+      if constexpr (kFine != 0) {
+        const Wide fine = integers_of<kFine>(low_row + b * kLow);
+        each<kParts>(NEURON_CHUNK_INLINED {
+          wide.part[number] =
+              wide.part[number] * static_cast<float>(1 << kFine) + fine.part[number];
+        });
+      }
       each<kParts>(NEURON_CHUNK_INLINED {
         constexpr int i = number;
         const float scale = i * kLanes < kBlock / 2 ? low : high;
@@ -414,7 +432,7 @@ void add_nibbles(const Part& part, std::int64_t begin, std::int64_t end) {
                         sums[static_cast<std::size_t>((from + at - begin) / kSpan)]);
       }
       for (; at < count; ++at) {
-        add_tile<4, 1, 1, kUnit>(part, rows, first, from + at, at * kUnits);
+        add_tile<4, 0, 1, 1, kUnit>(part, rows, first, from + at, at * kUnits);
       }
     }
   }
@@ -422,17 +440,18 @@ void add_nibbles(const Part& part, std::int64_t begin, std::int64_t end) {
 }
 #endif
 
-template <int kBits, int kTokens, int kUnit>
+template <int kBits, int kFine, int kTokens, int kUnit>
 [[gnu::always_inline]] inline void add_blocks(const Part& part, std::int64_t begin,
                                               std::int64_t end) {
 #if !defined(__AVX512F__)
-  if constexpr (kBits == 4 && kTokens == 1) {
+  if constexpr (kBits == 4 && kFine == 0 && kTokens == 1) {
     add_nibbles<kUnit>(part, begin, end);
     return;
   }
 #endif
   // As many as have their sums in registers.
-  constexpr std::int64_t kFit = kRegisters / (kTokens == 3 ? 4 : kTokens) / kParts;
+  constexpr int kHeld = kTokens > 4 ? 8 : kTokens == 3 ? 4 : kTokens;
+  constexpr std::int64_t kFit = kRegisters / kHeld / kParts;
   constexpr int kBlocks = kFit >= 8 ? 8 : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   constexpr std::int64_t kUnits = kBlock / kUnit, kStretch = kFactors / kUnits;  // blocks
   Rows rows;
@@ -442,43 +461,53 @@ template <int kBits, int kTokens, int kUnit>
       prepare<kUnit>(part, kTokens, first, from * kUnits, count * kUnits, rows);
       std::int64_t at = 0;
       for (; at + kBlocks <= count; at += kBlocks) {
-        add_tile<kBits, kTokens, kBlocks, kUnit>(part, rows, first, from + at, at * kUnits);
+        add_tile<kBits, kFine, kTokens, kBlocks, kUnit>(part, rows, first, from + at, at * kUnits);
       }
       for (; at < count; ++at) {
-        add_tile<kBits, kTokens, 1, kUnit>(part, rows, first, from + at, at * kUnits);
+        add_tile<kBits, kFine, kTokens, 1, kUnit>(part, rows, first, from + at, at * kUnits);
       }
     }
+  }
+}
+
+template <int kBits, int kFine, int kUnit>
+void add_some(const Segment& segment, const Segment* finer, const float* inputs,
+              std::int64_t tokens, float* out, std::int64_t out_stride, std::int64_t begin,
+              std::int64_t end) {
+  // Rare ones are spared their kernels for more.
+  constexpr int kMost = kBits == 4 || kBits == 8 || kFine != 0 ? kMostTokens : 4;
+  for (std::int64_t token = 0; token < tokens; token += kMost) {
+    const Part part{segment, finer, inputs + token * segment.rows, out + token * out_stride,
+                    out_stride};
+    const std::int64_t count = tokens - token < kMost ? tokens - token : kMost;
+    each<kMost>([&](auto number) {
+      if (count == number + 1) add_blocks<kBits, kFine, number + 1, kUnit>(part, begin, end);
+    });
   }
 }
 
 template <int kBits, int kUnit>
-void add_bits(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
-              std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t token = 0; token < tokens; token += kMostTokens) {
-    const Part part{segment, inputs + token * segment.rows, out + token * out_stride, out_stride};
-    switch (tokens - token) {
-      case 1:
-        add_blocks<kBits, 1, kUnit>(part, begin, end);
-        break;
-      case 2:
-        add_blocks<kBits, 2, kUnit>(part, begin, end);
-        break;
-      case 3:
-        add_blocks<kBits, 3, kUnit>(part, begin, end);
-        break;
-      default:
-        add_blocks<kBits, 4, kUnit>(part, begin, end);
-        break;
-    }
-  }
+void add_bits(const Segment& segment, const Segment* /*finer*/, const float* inputs,
+              std::int64_t tokens, float* out, std::int64_t out_stride, std::int64_t begin,
+              std::int64_t end) {
+  add_some<kBits, 0, kUnit>(segment, nullptr, inputs, tokens, out, out_stride, begin, end);
 }
 
-void add_packed(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
-                std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
+void add_packed(const Segment& segment, const Segment* finer, const float* inputs,
+                std::int64_t tokens, float* out, std::int64_t out_stride, std::int64_t begin,
+                std::int64_t end) {
   const auto add = [&](auto product) {
-    product(segment, inputs, tokens, out, out_stride, begin, end);
+    product(segment, finer, inputs, tokens, out, out_stride, begin, end);
   };
   const bool whole = segment.group % kBlock == 0;
+  if (finer != nullptr) {
+    if (segment.bits == 4 && finer->bits == 4) {
+      add(add_some<4, 4, 16>);
+    } else if (segment.bits == 3 && finer->bits == 5) {
+      add(add_some<3, 5, 16>);
+    }
+    return;  // others: see can_refine
+  }
   switch (segment.bits) {
     case 8:
       add(whole ? add_bits<8, 32> : add_bits<8, 16>);

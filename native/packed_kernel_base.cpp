@@ -5,9 +5,10 @@
 
 namespace neuron_chunk {
 
-void add_packed_base(const Segment& segment, const float* inputs, std::int64_t tokens, float* out,
-                     std::int64_t out_stride, std::int64_t begin, std::int64_t end) {
-  add_packed(segment, inputs, tokens, out, out_stride, begin, end);
+void add_packed_base(const Segment& segment, const Segment* finer, const float* inputs,
+                     std::int64_t tokens, float* out, std::int64_t out_stride, std::int64_t begin,
+                     std::int64_t end) {
+  add_packed(segment, finer, inputs, tokens, out, out_stride, begin, end);
 }
 
 void unpack_packed_base(const Segment& segment, const Segment* finer, float* floats,

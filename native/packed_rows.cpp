@@ -112,18 +112,18 @@ const PackedKernel& best_packed_kernel() {
   return best;
 }
 
-void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
-                        float* out, std::int64_t out_stride, int threads,
+void add_packed_product(const Segment& segment, const Segment* finer, const float* inputs,
+                        std::int64_t tokens, float* out, std::int64_t out_stride, int threads,
                         const PackedKernel& kernel) {
   const std::int64_t blocks = (segment.columns + kBlock - 1) / kBlock;
   const std::int64_t worth = 1 + segment.rows * segment.columns * tokens / (1 << 19);
   // Shares are whole tiles of the kernels: what is left over is slower.
   const std::int64_t tiles = (blocks + kTileBlocks - 1) / kTileBlocks;
-  share_out(
-      static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})), [&](int number, int of) {
-        kernel.add(segment, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
-                   std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
-      });
+  share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})), [&](int number,
+                                                                                   int of) {
+    kernel.add(segment, finer, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
+               std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
+  });
 }
 
 void unpack_packed(const Segment& segment, const Segment* finer, float* floats,

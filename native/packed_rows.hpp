@@ -37,8 +37,9 @@ struct Segment {
 
 // What one generation of processors runs, see packed_kernel.hpp.
 struct PackedKernel {
-  using Add = void (*)(const Segment& segment, const float* inputs, std::int64_t tokens,
-                       float* out, std::int64_t out_stride, std::int64_t begin, std::int64_t end);
+  using Add = void (*)(const Segment& segment, const Segment* finer, const float* inputs,
+                       std::int64_t tokens, float* out, std::int64_t out_stride,
+                       std::int64_t begin, std::int64_t end);
   using Unpack = void (*)(const Segment& segment, const Segment* finer, float* floats,
                           std::uint16_t* halves, std::int64_t stride, std::int64_t begin,
                           std::int64_t end);
@@ -53,9 +54,13 @@ const PackedKernel& best_packed_kernel();
 
 // out[token][column] += the sum over rows of inputs[token][row] * value, in float32.
 // inputs: [tokens, rows]; out: rows of memory `out_stride` floats apart, [tokens, columns].
-void add_packed_product(const Segment& segment, const float* inputs, std::int64_t tokens,
-                        float* out, std::int64_t out_stride, int threads,
+// `finer`, where there is one, has the rows' refinement; only of those for which can_refine.
+void add_packed_product(const Segment& segment, const Segment* finer, const float* inputs,
+                        std::int64_t tokens, float* out, std::int64_t out_stride, int threads,
                         const PackedKernel& kernel = best_packed_kernel());
+inline bool can_refine(int bits, int finer) {
+  return (bits == 4 && finer == 4) || (bits == 3 && finer == 5);
+}
 
 // Writes the values as float32, or rounded to bfloat16, whichever is given: [rows, columns], rows
 // `stride` values apart. `finer`, where there is one, has the rows' refinement.
@@ -65,9 +70,9 @@ void unpack_packed(const Segment& segment, const Segment* finer, float* floats,
 
 // Each pair compiled with flags of its own.
 #define NEURON_CHUNK_KERNEL(NAME)                                                           \
-  void add_packed_##NAME(const Segment& segment, const float* inputs, std::int64_t tokens,  \
-                         float* out, std::int64_t out_stride, std::int64_t begin,           \
-                         std::int64_t end);                                                 \
+  void add_packed_##NAME(const Segment& segment, const Segment* finer, const float* inputs, \
+                         std::int64_t tokens, float* out, std::int64_t out_stride,          \
+                         std::int64_t begin, std::int64_t end);                             \
   void unpack_packed_##NAME(const Segment& segment, const Segment* finer, float* floats,    \
                             std::uint16_t* halves, std::int64_t stride, std::int64_t begin, \
                             std::int64_t end);

@@ -300,7 +300,7 @@ class FlashProducts:
         """Add the base: while the refinement of the fine rows is on its way."""
         fine = [rows for rows in fine if len(rows)]
         coarse = runs.whole(group.rows)
-        if fine and not total.few:
+        if fine and not total.base_apart:
             coarse = runs.difference(coarse, runs.union(fine, group.rows))
         started = time.perf_counter()
         total.add_base(coarse)

@@ -42,6 +42,7 @@ class MemoryPlan:
     key_copies: int = 0   # of a stream from several cameras
     bases: int = 0        # of rows in two parts
     head_rows: Mapping[str, int] = field(default_factory=dict)  # by group
+    coarse_words: bool = False  # whether words are among the bases, for a drive that fails
 
     @property
     def total(self) -> int:
@@ -70,7 +71,7 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     :param slack: bytes that a read may need beside what is wanted.
     :param cameras: of the stream there is to be; several need copies of keys.
     :param head_mb: for heads; None: what the budget leaves, none without a budget.
-    :param faults: whether bases are held for a drive that fails, too.
+    :param faults: whether words are to be held for a drive that fails, where there is room.
     :raises MemoryBudgetError: where the budget is too small without any head.
     """
     plan = MemoryPlan(
@@ -80,9 +81,12 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
                  + embedding_bytes(bundle.embedding, dtype)),
         kv_cache=kv_bytes(config.text_config, context, dtype),
         activations=activation_bytes(bundle, config, min(context, LARGEST_STEP), dtype))
-    plan = replace(plan, bases=_huge(base_bytes(bundle, faults)))
     if cameras > 1:
         plan = replace(plan, key_copies=plan.kv_cache // 2)
+    with_words = replace(plan, bases=_huge(base_bytes(bundle)), coarse_words=True)
+    plan = replace(plan, bases=_huge(base_bytes(bundle, faults=False)))
+    if faults and (not budget_mb or with_words.total <= budget_mb * MIB):
+        plan = with_words
     plan.check(budget_mb)
     left = budget_mb * MIB - plan.total if budget_mb else 0
     wanted = int(head_mb * MIB) if head_mb is not None else (

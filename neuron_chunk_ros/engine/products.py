@@ -11,7 +11,8 @@ Rows stored narrower than what is computed in, packed ones among them, are widen
 time, which the product then finds in the cache.
 
 Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
-lie, beginning with the first that arrive.
+lie, beginning with the first that arrive. Of rows in two parts, one token is multiplied by all
+bases while refinements come, then by these; several by each row once, whole.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FEW = 8  # tokens; from here on torch's product is faster
 # The same of packed rows where bfloat16 is slow: they would have to be widened to float32 first.
 _FEW_PACKED = 64
 TILE_BYTES = 16 << 20  # of widened rows
+_WHOLE = ((4, 4), (3, 5))  # bits of base and refinement that a kernel takes together
 _NATIVE = {torch.bfloat16: 'bfloat16', torch.float16: 'float16', torch.float32: 'float32'}
 
 
@@ -61,7 +63,7 @@ class Sum:
 
         :param inputs: [tokens, rows].
         :param base: of the rows, where these are in two parts: what is added is their
-            refinement, and the base goes with it (few tokens: `add_base`).
+            refinement, and the base goes with it; `add_base` adds that of the others.
         """
         self.inputs, self.columns, self._group, self._base = inputs, group.columns, group, base
         columns = group.columns
@@ -70,6 +72,10 @@ class Sum:
         self.few = self.on_cpu and len(inputs) <= few and inputs.dtype in _NATIVE
         self._pad = self.on_cpu and not self.few and inputs.dtype == torch.bfloat16
         self._begun, self._scratch = False, scratch
+        # Whether `add_base` is for all rows, and what is added later for the refinement alone.
+        self.base_apart = self.few and not (
+            group.split and len(inputs) > 1 and group.split.base.group == 16
+            and (group.split.base.bits, group.split.refinement.bits) in _WHOLE)
         if self.few:
             self._floats = inputs.float()
             self._out = scratch.floats(len(inputs), columns)
@@ -113,20 +119,24 @@ class Sum:
         self._add(_columns(self.inputs, rows, len(weights)), weights)
 
     def add_base(self, coarse: np.ndarray) -> None:
-        """Add the product with the base: of all rows for few tokens, else of the coarse ones.
+        """Add the product with the base of some rows; of all of them where it is `base_apart`.
 
         :param coarse: runs of the rows whose refinement is not going to be added.
         """
-        if not self.few:
-            if len(coarse):
-                self._add_widened(coarse, None)
+        if self.base_apart:
+            coarse = runs.whole(self._group.rows)
+        if not len(coarse):
             return
-        made, first, at = self._group.split.base, 0, 0
-        inputs = self._floats.contiguous().numpy()
+        if not self.few:
+            self._add_widened(coarse, None)
+            return
+        made, first, at, count = self._group.split.base, 0, 0, runs.count(coarse)
+        inputs = _columns(self._floats, coarse, count).contiguous().numpy()
+        places = None if count == self._group.rows else runs.indices(coarse)
         for width in self._group.widths:
             _native.packed_products(inputs, self._base.data_ptr() + at, self._base.stride(0),
                                     width, made.bits, made.group, self._out.numpy(), first,
-                                    torch.get_num_threads())
+                                    torch.get_num_threads(), places=places)
             first, at = first + width, at + made.segment_bytes(width)
 
     def result(self) -> torch.Tensor:
@@ -140,16 +150,22 @@ class Sum:
         split, base = self._group.split, self._base
         places = None if base is None else runs.indices(rows)
         for width in self._group.widths:
-            if base is None:
-                group, scales = made.group, ()
-            else:  # a refinement's scales are with its base
-                group = split.base.group
-                scales = ('', base.data_ptr() + behind + split.base.value_bytes(width),
-                          base.stride(0), places, 0.5 ** made.bits)
+            here, more = weights.data_ptr() + at, {}
+            group = made.group if base is None else split.base.group
+            rows_of = here, weights.stride(0), width, made.bits, group
+            if base is not None:
+                coarse = base.data_ptr() + behind
+                if self.base_apart:  # a refinement's scales are with its base
+                    more = {'scales': coarse + split.base.value_bytes(width),
+                            'scale_stride': base.stride(0), 'scale_rows': places,
+                            'unit': 0.5 ** made.bits}
+                else:
+                    rows_of = coarse, base.stride(0), width, split.base.bits, group
+                    more = {'places': places, 'finer': here, 'finer_stride': weights.stride(0),
+                            'finer_bits': made.bits}
                 behind += split.base.segment_bytes(width)
-            _native.packed_products(inputs, weights.data_ptr() + at, weights.stride(0), width,
-                                    made.bits, group, self._out.numpy(), first,
-                                    torch.get_num_threads(), *scales)
+            _native.packed_products(inputs, *rows_of, self._out.numpy(), first,
+                                    torch.get_num_threads(), **more)
             first, at = first + width, at + made.segment_bytes(width)
 
     def _widen(self, places: np.ndarray | None, weights: torch.Tensor | None, begin: int,

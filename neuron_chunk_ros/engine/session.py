@@ -142,7 +142,8 @@ class Session:
             chooser.configure(policy, sparsity, text_sparsity, deadline_ms)
             tell = on_progress or (lambda share: None)
             first = bundle.base_bytes / max(1, bundle.base_bytes + bundle.resident_bytes)
-            bases = Bases(bundle, reader, device, lambda share: tell(first * share), faults)
+            bases = Bases(bundle, reader, device, lambda share: tell(first * share),
+                          plan.coarse_words)
             drive = Drive(forgiving=faults and bool(bundle.bases))
             products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases, drive)
             memory = KvMemory(text, context, dtype, device)
@@ -193,6 +194,9 @@ class Session:
         if self._dtype != STORED[self.bundle.dtype]:
             notes.append(f'this processor is slow in {self.bundle.dtype}: computing in '
                          f'{str(self._dtype).removeprefix("torch.")}')
+        if self._products.drive.forgiving and not self.plan.coarse_words:
+            notes.append('memory_budget_mb leaves no room for coarse words: while the drive '
+                         'fails, answers end at the first word that was not read before')
         if self._products.chooser.text_sparsity and not self.bundle.bases:
             notes.append(WORDS_SHARE)
         return notes

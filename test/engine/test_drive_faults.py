@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A drive that fails or hangs: rows in two parts go on with what is held, whole ones say so."""
 
+import copy
+import dataclasses
 import os
 import shutil
 import threading
@@ -14,7 +16,9 @@ from neuron_chunk_ros.engine import drive as drives
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import MemoryBudgetError, ReadError
 from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.presets import PRESETS
 from neuron_chunk_ros.prepare.rewrite import rewrite
+from neuron_chunk_ros.prepare.synthesize import synthesize
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.verify import verify
 
@@ -208,6 +212,27 @@ def test_tables_in_two_parts_are_kept_through_a_rewrite(bundle, tmp_path):
     for mine, theirs in ((back.embedding, bundle.embedding), (back.lm_head, bundle.lm_head)):
         assert mine.checksum == theirs.checksum
         assert mine.base.checksum == theirs.base.checksum
+
+
+def test_words_are_held_where_there_is_room(tmp_path):
+    config = copy.deepcopy(PRESETS['tiny-llava-onevision'].config)
+    config['text_config']['vocab_size'] = 120_000
+    synthesize(dataclasses.replace(PRESETS['tiny-llava-onevision'], config=config),
+               tmp_path / 'model')
+    made = convert(tmp_path / 'model', tmp_path / 'bundle', rows='int8', base=4)
+    assert made.embedding.base.nbytes > 4 << 20
+    with Session.open(made.path) as session:
+        assert session.plan.coarse_words and not any('coarse words' in n for n in session.notes)
+        needed = -(-(session.plan.total - session.plan.heads) // 2**20)
+    with Session.open(made.path, memory_budget_mb=needed) as session:
+        assert session.plan.coarse_words
+    with Session.open(made.path, memory_budget_mb=needed - 2, drafts=False) as session:
+        assert not session.plan.coarse_words and any('coarse words' in n for n in session.notes)
+        fine = ask(session)
+        session._model.get_input_embeddings()._reader.close()
+        assert ask(session).text == fine.text, 'known from before'
+        with pytest.raises(ReadError):
+            session.ask('who are you?', [PICTURE])
 
 
 def test_memory_has_room_for_the_words(bundle):

@@ -69,6 +69,8 @@ def test_unpacking(kernel, name, rows, columns, beside, threads, seed, dtype):
 SPLITS = [Split(base, refinement) for base in PACKED_FORMATS.values()
           for refinement in REFINEMENTS.values()
           if base.bits < 8 and base.bits + refinement.bits <= 8]
+WHOLE = [made for made in SPLITS if made.base.group == 16 and (
+    made.base.bits, made.refinement.bits) in ((4, 4), (3, 5))]  # that products take in one go
 
 
 def in_two_parts(made, rows, columns, beside, seed):
@@ -101,6 +103,40 @@ def test_products_of_refinements(kernel, made, rows, columns, beside, seed, toke
         scale_stride=base.shape[1], scale_rows=some, unit=0.5 ** made.refinement.bits)
     allowed = 2e-6 * (np.abs(inputs.astype(np.float64)) @ np.abs(low) + 1)
     assert (np.abs(out - inputs @ low) <= allowed).all()
+
+
+@pytest.mark.parametrize('kernel', _native.packed_kernels())
+@settings(max_examples=100, deadline=None)
+@given(made=st.sampled_from(WHOLE), rows=st.integers(1, 40), columns=st.integers(1, 1500),
+       beside=st.integers(0, 70), seed=st.integers(0, 2 ** 32), tokens=st.integers(1, 19),
+       fine=st.booleans())
+def test_products_of_both_parts(kernel, made, rows, columns, beside, seed, tokens, fine):
+    """Of some rows, in any order: bases alone, or with their refinement in one go."""
+    base, memory, alone, low = in_two_parts(made, rows, columns, beside, seed)
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(rows)[:rng.integers(1, rows + 1)]
+    memory, whole = np.ascontiguousarray(memory[some]), alone[some] + (low[some] if fine else 0)
+    inputs = rng.standard_normal((tokens, len(some))).astype(np.float32)
+    out = np.zeros((tokens, columns), np.float32)
+    _native.packed_products(
+        inputs, base.ctypes.data + beside, base.shape[1], columns, made.base.bits,
+        made.base.group, out, 0, 2, kernel, places=some,
+        **({'finer': memory.ctypes.data, 'finer_stride': memory.shape[1],
+            'finer_bits': made.refinement.bits} if fine else {}))
+    allowed = 2e-6 * (np.abs(inputs.astype(np.float64)) @ np.abs(whole) + 1)
+    assert (np.abs(out - inputs @ whole) <= allowed).all()
+
+
+def test_products_of_both_parts_that_there_are_not():
+    base, memory = np.zeros((2, 40), np.uint8), np.zeros((2, 40), np.uint8)
+    inputs, out = np.zeros((1, 2), np.float32), np.zeros((1, 32), np.float32)
+    for bits, group, finer in ((4, 32, 4), (2, 16, 6), (3, 16, 3)):
+        with pytest.raises(ValueError, match='no product'):
+            _native.packed_products(inputs, base.ctypes.data, 40, 32, bits, group, out, 0, 1,
+                                    finer=memory.ctypes.data, finer_stride=40, finer_bits=finer)
+    with pytest.raises(ValueError, match='place'):
+        _native.packed_products(inputs, base.ctypes.data, 40, 32, 4, 16, out, 0, 1,
+                                places=np.zeros(3, np.int64))
 
 
 @pytest.mark.parametrize('kernel', _native.packed_kernels())
