@@ -37,6 +37,11 @@ def register(subparsers) -> None:
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
     inspect.add_argument('--json', action='store_true', help='everything, for programs')
+    inspect.add_argument('--memory-budget-mb', metavar='MB', type=int, help='show what a session '
+                         'with this budget would hold, and read for a word and a frame; 0: '
+                         'without a budget')
+    inspect.add_argument('--max-context', metavar='TOKENS', type=int, default=4096,
+                         help='of that session (default 4096)')
 
     verify = _add(subparsers, 'verify', _verify, 'compare a bundle with its checksums, or '
                   'compute golden vectors again')
@@ -76,6 +81,8 @@ def _convert(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.storage.bundle import Bundle
     bundle = Bundle.open(args.bundle)
+    if args.memory_budget_mb is not None:
+        return _forecast(bundle, args)
     if args.json:
         print(json.dumps({
             'path': str(bundle.path), 'family': bundle.family, 'dtype': bundle.dtype,
@@ -111,6 +118,30 @@ def _inspect(args: argparse.Namespace) -> int:
         members = ' + '.join(f'{label} {columns}' for label, columns in group[2])
         print(f'{name:<20} {count:>5} {group[0]:>7} {sum(c for _, c in group[2]):>8} '
               f'{group[1]:>9} {_mb(count * group[0] * group[1]):>9}  {members}')
+    return 0
+
+
+def _forecast(bundle, args: argparse.Namespace) -> int:
+    from neuron_chunk_ros.engine.forecast import forecast
+    found = forecast(bundle, args.memory_budget_mb or None, max_context=args.max_context)
+    plan, kinds = found.plan, ('resident', 'bases', 'buffers', 'kv_cache', 'activations', 'heads')
+    if args.json:
+        print(json.dumps({
+            **{kind: getattr(plan, kind) for kind in kinds}, 'total': plan.total,
+            'word': dataclasses.asdict(found.word), 'frame': dataclasses.asdict(found.frame),
+            'profile_note': found.note}))
+        return 0
+    held = ', '.join(f'{getattr(plan, kind) / 2**20:.0f} {kind.replace("_", " ")}'
+                     for kind in kinds if getattr(plan, kind))
+    print(f'{"memory":<12} {plan.total / 2**20:.0f} MiB: {held}')
+    for what, reading in (('word', found.word), ('frame', found.frame)):
+        print(f'{what:<12} {_mb(reading.nbytes)} MB read where nothing is skipped, '
+              f'{reading.seconds:.2f} s by the profile')
+    if plan.bases:
+        print(f'{"coarse":<12} drafts, and answers while the drive fails, read nothing'
+              + ('' if plan.coarse_words else '; there is no room for words that are new then'))
+    if found.note:
+        print(f'{"profile":<12} assumed: {found.note}')
     return 0
 
 

@@ -12,8 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import COMMAND, line_of, refused, run, run_apart
+
+from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.prepare.convert import convert
 
 
 @pytest.fixture
@@ -83,6 +87,32 @@ def test_inspect(bundle):
         group['rows'] * group['row_bytes']
         for group in [*report['groups'], report['embedding'], report['lm_head']])
     assert report['files'] and report['provenance']['source'] == 'tiny-qwen2-vl'
+
+
+@pytest.mark.parametrize('split', [False, True])
+def test_inspect_tells_what_a_budget_gets(tiny_models, tmp_path, split):
+    """It is what a session with this budget holds and reads."""
+    model = tiny_models['tiny-llava-onevision']
+    path = convert(model, tmp_path / 'bundle', **({'rows': 'int8', 'base': 4} if split else {}),
+                   ).path
+    picture = np.zeros((56, 56, 3), np.uint8)
+    whole = json.loads(run('inspect', '--json', '--memory-budget-mb', '0', path).stdout)
+    needed = -(-(whole['total'] - whole['heads']) // 2**20)
+    for budget in (0, needed, needed + 1, needed + 40):
+        told = json.loads(run('inspect', '--json', '--memory-budget-mb', str(budget), path).stdout)
+        with Session.open(path, memory_budget_mb=budget or None, drafts=False) as session:
+            assert told['total'] == session.plan.total and told['heads'] == session.plan.heads
+            session.ask('what is it?', [picture], max_new_tokens=3)  # fills heads and words
+            step = session.ask('what is it?', [picture], max_new_tokens=3).steps[-1]
+            assert step.bytes_used == told['word']['nbytes']
+            stream = session.stream(1)
+            stream.append(picture)
+            assert stream.append(picture).bytes_used == told['frame']['nbytes']
+        assert told['frame']['nbytes'] <= told['word']['nbytes']
+    text = run('inspect', '--memory-budget-mb', '0', path).stdout
+    assert 'MB read where nothing is skipped' in text and ('coarse' in text) == split
+    done = run('inspect', '--memory-budget-mb', '9', path)
+    assert done.returncode == 1 and 'MB are needed' in done.stderr
 
 
 def test_a_bundle_with_a_manifest_of_its_own_is_a_bundle(bundle):
