@@ -135,7 +135,10 @@ class Chooser:
         bill.rows_total += group.rows
         bill.importance_kept += group.rows * kept
         for found in (chosen, ahead):
-            if len(found):
+            if len(found) == 1:  # as in all steps that want every row
+                bill.contiguity = bill.contiguity.copy()
+                bill.contiguity[int(found[0, 1]).bit_length() - 1] += 1
+            elif len(found):
                 bill.contiguity = [a + int(b) for a, b in zip(
                     bill.contiguity, runs.contiguity(found, len(bill.contiguity)), strict=True)]
         return chosen, ideal

@@ -108,6 +108,7 @@ class FlashProducts:
         self._names = list(self._groups)
         self._file = {name: bundle.file_index(g) for name, g in self._groups.items()}
         self._order: dict[str, torch.Tensor] = {}  # by group, on the activations' device
+        self._pieces: dict[tuple[str, int], list[np.ndarray]] = {}  # of all rows from one on
         self._read_until = 0.0
         self._rate = self.bases.rate  # bytes/s that the last step read
         self._coarse_step = self._lost = False
@@ -321,7 +322,7 @@ class FlashProducts:
               chosen: np.ndarray) -> tuple[list[np.ndarray], deque]:
         """Return the pieces to wait for, in order, and those that have to be asked for yet."""
         if self.chooser.everything:
-            waiting = self._cut(group, chosen)
+            waiting = self._whole(group, int(chosen[0, 0])) if len(chosen) else []
             if not waiting or (self._flights and _same(self._flights[0], group, waiting[0])):
                 return waiting, deque()
             self.abandon()
@@ -376,6 +377,14 @@ class FlashProducts:
             return []
         return runs.pieces(chosen, group.row_bytes, self.piece_bytes, self._slack, STEP)
 
+    def _whole(self, group: Group, first: int) -> list[np.ndarray]:
+        """Return the pieces of all rows from one on: the same at each step that wants them all."""
+        key = group.name, first
+        found = self._pieces.get(key)
+        if found is None:
+            found = self._pieces[key] = self._cut(group, runs.between(first, group.rows))
+        return found
+
     def _go_ahead(self, pieces: Iterator[tuple[Group, np.ndarray]]) -> None:
         """Read these ahead from now on."""
         self._ahead, self._next = pieces, deque()
@@ -391,7 +400,7 @@ class FlashProducts:
             for name in names[at:]:
                 group = self._groups[name]
                 first = self.heads.rows[name] - self.heads.missing(group)
-                for rows in self._cut(group, runs.between(first, group.rows)):
+                for rows in self._whole(group, first):
                     found = True
                     yield group, rows
             if not self._goes_on or not (found or at):
@@ -495,4 +504,5 @@ def _is_padded(group: Group) -> bool:
 
 
 def _same(flight: _Flight, group: Group, rows: np.ndarray) -> bool:
-    return flight.group == group.name and np.array_equal(flight.rows, rows)
+    return flight.group == group.name and (
+        flight.rows is rows or np.array_equal(flight.rows, rows))
