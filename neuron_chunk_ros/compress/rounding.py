@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import numpy as np
@@ -72,24 +71,20 @@ class Feedback(Quantiser):
     Rows are taken by falling second moment of their input. Scales are each row's own, found when
     it is its turn, or `scales`' where they are shared wider than a row.
 
-    With `reach` no weight is moved by more than so many steps of the grid: a base's refinement can
-    make up for half a step in all. With `parts` above 1 rows are cut into so many parts by that
+    With `parts` above 1 rows are cut into so many parts by that
     moment, and errors stay within theirs: rows that are likely to be refined together make up for
     each other, not for the rest.
     """
 
     _BLOCK = 128
 
-    def __init__(self, scales: str = 'mse', damping: float = 0.01, parts: int = 1,
-                 reach: float = math.inf):
+    def __init__(self, scales: str = 'mse', damping: float = 0.01, parts: int = 1):
         if not 0 < damping < 1:
             raise ValueError(f'damping {damping}: want more than 0 and less than 1')
         if not 1 <= parts <= 64:
             raise ValueError(f'parts {parts}: want 1 to 64')
         self._ends = make(QUANTISERS, 'quantiser', scales, {})
-        if not reach > 0:
-            raise ValueError(f'reach {reach}: want more than 0')
-        self.damping, self.parts, self.reach = damping, parts, reach
+        self.damping, self.parts = damping, parts
 
     def ends(self, values: np.ndarray, grid: Grid) -> np.ndarray:
         """See Quantiser."""
@@ -139,10 +134,6 @@ class Feedback(Quantiser):
                     scale = (scales[channel:channel + 1] if grid.shared in ('tensor', 'column')
                              else self.scales(row, grid))
                     made = grid.round(row, scale)
-                if self.reach < math.inf:
-                    most = self.reach * np.abs(grid.each(scale, row.shape[1]))
-                    own_row = weight[channel:channel + 1]
-                    made = grid.round(np.clip(row, own_row - most, own_row + most), scale)
                 integers[channel], scales[channel] = made[0], scale[0]
                 errors[at - begin] = (left[at] - grid.values(made, scale)[0]) / spread[at, at]
                 if at + 1 < end:

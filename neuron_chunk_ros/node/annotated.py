@@ -206,6 +206,8 @@ def _bill(answer: Answer, left_out: int) -> str:
              f'{answer.timing.total * 1e3:.0f} ms']
     if answer.finish_reason in (Answer.FINISH_DEADLINE, Answer.FINISH_CANCELLED):
         parts.append(f'ended early: {answer.finish_reason}')
+    if answer.coarse:
+        parts.append('coarse')
     if left_out:
         parts.append(f'{left_out} earlier images not shown')
     about = ', '.join(filter(None, (answer.model, answer.io.policy)))

@@ -60,6 +60,9 @@ class Counts:
     failed: int = 0
     missed: int = 0      # deadlines
     late_steps: int = 0  # answers and frames with a step that missed deadline_ms
+    coarse: int = 0      # answers and frames that rest on bases alone
+    drafted: int = 0     # tokens
+    accepted: int = 0    # of these, right ones
     bytes_read: int = 0
     bytes_held: int = 0  # of rows that were multiplied without being read
     rows_ahead: int = 0  # read before they were chosen
@@ -172,6 +175,9 @@ class Tally:
                                rows_ahead_wanted=(self._counts.rows_ahead_wanted
                                                   + io.rows_ahead_wanted),
                                late_steps=self._counts.late_steps + io.deadline_missed,
+                               coarse=self._counts.coarse + io.coarse,
+                               drafted=self._counts.drafted + io.tokens_drafted,
+                               accepted=self._counts.accepted + io.tokens_accepted,
                                read_error=io.fault, model_error='')
 
     def _happened(self, name: str, reason: str):

@@ -236,7 +236,9 @@ def test_bill_names_what_was_read_kept_and_waited():
     for part in ('tabletop, greedy', '12.3 MB read', '87 % of the importance kept', '412 ms',
                  'ended early: deadline'):
         assert part in bill
-    assert 'ended early' not in annotated._bill(answer(finish_reason=Answer.FINISH_STOP), 0)
+    good = annotated._bill(answer(finish_reason=Answer.FINISH_STOP), 0)
+    assert 'ended early' not in good and 'coarse' not in good
+    assert 'coarse' in annotated._bill(answer(coarse=True), 0)
 
 
 @given(st.text(max_size=120), st.integers(40, 600), st.integers(1, 5))

@@ -130,7 +130,8 @@ def test_idle_and_answering():
 
 def test_the_model_tells_its_figures():
     values = model(Counts(
-        answered=7, appended=50, refused=3, failed=2, missed=1, last_seconds=1.5,
+        answered=7, appended=50, refused=3, failed=2, missed=1, coarse=2, drafted=4,
+        accepted=3, last_seconds=1.5,
         last_tokens_per_second=4.0, tokens_per_second=5.25, latency=Latency(1.0, 2.0, 3.0),
         last_append_seconds=0.125, last_refusal=Event('no frame', 61.2))).values
     assert values == {
@@ -140,7 +141,8 @@ def test_the_model_tells_its_figures():
         'recent answers (tokens/s)': '5.2', 'answers, median (s)': '1.000',
         'answers, 95th percentile (s)': '2.000', 'answers, longest (s)': '3.000',
         'last frame appended (s)': '0.125', 'last refusal': 'no frame (61 s ago)',
-        'last missed deadline': 'none', 'steps beyond deadline_ms': 0, 'last error': 'none'}
+        'last missed deadline': 'none', 'steps beyond deadline_ms': 0, 'coarse': 2,
+        'drafts right': '75%', 'last error': 'none'}
     assert model().values['answers, longest (s)'] == NONE
 
 

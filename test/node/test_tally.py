@@ -103,6 +103,19 @@ def test_errors_last_until_good_work():
         assert tally.now().failed == 2
 
 
+def test_coarse_answers_leave_the_drives_error():
+    """Good work without the drive is none of the drive's."""
+    tally = Tally()
+    tally.answered(answer(coarse=True, fault='flash-1: gone', tokens_drafted=4,
+                          tokens_accepted=3), 1.0)
+    tally.appended(StepTelemetry('append', coarse=True, fault='flash-2: gone'), 1.0)
+    counts = tally.now()
+    assert (counts.read_error, counts.coarse, counts.failed) == ('flash-2: gone', 2, 0)
+    assert (counts.drafted, counts.accepted) == (4, 3)
+    tally.answered(answer(coarse=True), 1.0)  # for want of time
+    assert (tally.now().read_error, tally.now().coarse) == ('', 3)
+
+
 def test_events_grow_old():
     clock = Clock()
     tally = Tally(clock)

@@ -312,3 +312,13 @@ def test_it_hears_and_only_listens(client):
         assert {topic for topic, _ in served} <= {f'/{name}/get_type_description'}
     for publisher in (answers, steps, states):
         node.destroy_publisher(publisher)
+
+
+def test_coarse_answers_say_so():
+    known = Known('/vlm', 0.0)
+    for number, (reason, coarse, shown) in enumerate((
+            ('stop', True, '[coarse]'), ('deadline', True, '[deadline, coarse]'),
+            ('length', False, '[length]'), ('stop', False, ''))):
+        event = known.answered(answer(finish_reason=reason, coarse=coarse), 1.0, WALL + number)
+        assert line(event).endswith(f'"the circle" {shown}'.strip())
+        assert shown in '\n'.join(plain(snapshot(known, 1.0, WALL)))

@@ -67,6 +67,13 @@ class Answered:
     finish_reason: str
     confidence: float | None
     seconds: float | None
+    coarse: bool = False
+
+    @property
+    def remark(self) -> str:
+        """How it ended where not as it should, and whether on coarse weights; '' for neither."""
+        ended = '' if self.finish_reason == 'stop' else self.finish_reason
+        return ', '.join(filter(None, (ended, 'coarse' if self.coarse else '')))
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class Known:
         answer = Answered(
             wall, clean(message.prompt), clean(message.text), _cameras(message.cameras),
             bool(message.standing), clean(message.finish_reason), _number(message.confidence),
-            latency)
+            latency, bool(message.coarse))
         self.answers.appendleft(answer)
         return answer
 

@@ -16,10 +16,10 @@ def line(event: Answered | LevelChange) -> str:
         return stamped(event.wall, f'{LEVELS[part.level]} {part.name}: {part.message}{was}')
     asked = 'standing answer' if event.standing else 'answer'
     cameras = f' [{", ".join(event.cameras)}]' if event.cameras else ''
-    reason = '' if event.finish_reason in ('', 'stop') else f' [{event.finish_reason}]'
+    remark = f' [{event.remark}]' if event.remark else ''
     return stamped(event.wall, f'{asked} in {seconds(event.seconds)}, confidence '
                                f'{percent(event.confidence)}{cameras}: "{event.prompt}" -> '
-                               f'"{event.text}"{reason}')
+                               f'"{event.text}"{remark}')
 
 
 def stamped(wall: float, text: str) -> str:

@@ -283,8 +283,8 @@ def _answer(answer: Answered, width: int, limit: int, glyphs: Glyphs) -> list[Te
     if answer.cameras:
         prompt = f'[{", ".join(answer.cameras)}] {prompt}'
     text = answer.text or '(no words)'
-    if answer.finish_reason not in ('', 'stop'):
-        text = f'{text} [{answer.finish_reason}]'
+    if answer.remark:
+        text = f'{text} [{answer.remark}]'
     if width < _NARROW:
         text, indent = f'{text} ({took}, {sure})', 2
     else:
