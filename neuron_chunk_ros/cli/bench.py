@@ -129,7 +129,14 @@ def _register_text(commands) -> None:
                         help='of 512 tokens of prose to judge by (default 12)')
     parser.add_argument('--samples', type=_positive, metavar='N',
                         help='of other prose to calibrate recipes on (default 64)')
-    _outputs(parser, 'two windows, eight samples')
+    parser.add_argument('--shares', type=_fractions, metavar='A,B,...',
+                        help='of the rows read, or refined (default 0.3,0.5)')
+    parser.add_argument('--sharing', type=_counts, metavar='A,B,...',
+                        help='tokens that share a choice of rows (default 64,1; 1 is slow)')
+    parser.add_argument('--questions', type=int, choices=range(41), metavar='N',
+                        help='of 40, asked of rows in two parts with drafts and without '
+                             '(default 40)')
+    _outputs(parser, 'two windows, eight samples, four questions')
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -310,14 +317,14 @@ def _text(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.bench.text import report as text_report
     _check_outputs(args)
     folder = _folder(args)
-    quick = dict(windows=2, samples=8) if args.quick else {}
+    quick = dict(windows=2, samples=8, questions=4) if args.quick else {}
     options = measure.TextOptions(published.model_folder(folder), **{**quick, **_given(
         args, rows='rows', recipes='recipes', splits='splits', windows='windows',
-        samples='samples')})
+        samples='samples', shares='shares', sharing='sharing', questions='questions')})
     with _bars() as progress, tempfile.TemporaryDirectory(
             prefix='.neuron-chunk-bench-', dir=folder) as place:
-        outcomes = measure.measure(options, Path(place), progress)
-    return _hand_out(args, text_report.report(options, outcomes, {
+        outcomes, spoken = measure.measure(options, Path(place), progress)
+    return _hand_out(args, text_report.report(options, outcomes, spoken, {
         'command': machine.command_line(), 'quick': args.quick, 'model': published.NAME,
         'machine': machine.facts(folder)}))
 

@@ -59,7 +59,8 @@ class MemoryPlan:
                 f'{self.resident / MIB:.0f} resident weights + {held}'
                 f'{self.buffers / MIB:.0f} read buffers + {self.kv_cache / MIB:.0f} KV cache + '
                 f'{self.activations / MIB:.0f} activations + {self.heads / MIB:.0f} heads + '
-                f'{self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context')
+                f'{self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context'
+                + (', or convert with a smaller --base or none' if self.bases else ''))
 
 
 def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, piece_bytes: int,

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.bench.scratch import default_folder
 from neuron_chunk_ros.bench.text import measure, published, report
+from neuron_chunk_ros.bench.text.answers import Spoken
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BenchError, ModelError
 from neuron_chunk_ros.prepare.convert import convert
@@ -39,8 +40,13 @@ def test_the_report_compares_with_bfloat16():
     plain = measure.Outcome('bfloat16', loss, choices, 1000, 2000)
     worse = measure.Outcome('recipe int4', loss + np.log(1.05), choices + (choices == 3), 281, 800)
     worst = measure.Outcome('recipe int8', loss + np.log(1.5), choices + 1, 504, 900)
-    made = report.report(measure.TextOptions('x'), [plain, worse, worst],
+    said = [Spoken('int8/4', 40, 31, 40, 500, 2100, 1800, 1600, 10.0, 30.0),
+            Spoken('int8/3', 40, 11, 40, 900, 1100, 1800, 200, 30.0, 31.0)]
+    made = report.report(measure.TextOptions('x'), [plain, worse, worst], said,
                          {'model': 'm', 'command': '', 'machine': {}})
+    assert [round(one['per_pass'], 2) for one in made.records['drafts']] == [4.2, 1.22]
+    assert 'int8/4: 3.00 times as fast with drafts, wanted at least 2.5: holds' in made.text()
+    assert 'int8/3: 1.22 tokens a pass, wanted at least 4.0: FALLS SHORT' in made.text()
     first, second, third = made.records['rows']
     assert first['ratio'] == 1 and first['agreement'] == 1
     assert second['ratio'] == pytest.approx(1.05) == second['ratio_low']
@@ -76,10 +82,10 @@ def test_a_published_decoder(tmp_path):
         answer = session.ask('What is the capital of France?', [], max_new_tokens=12)
         assert 'Paris' in answer.text
     del model
-    outcomes = measure.measure(
+    outcomes, spoken = measure.measure(
         measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int8', 'int4'),
                             splits=('int8/4',), shares=(0.3,), sharing=(64,), windows=3,
-                            samples=24), tmp_path, lambda *_: None)
+                            samples=24, questions=6), tmp_path, lambda *_: None)
     ratio = {one.how: one.perplexity / outcomes[0].perplexity for one in outcomes}
     print(ratio)
     assert 5 < outcomes[0].perplexity < 25
@@ -90,3 +96,7 @@ def test_a_published_decoder(tmp_path):
     assert ratio[f'bfloat16, {some}'] > 10
     assert ratio['int8/4, all refined'] < 1.02 and ratio[f'int8/4, {some}'] < 1.06
     assert ratio[f'int8/4, {some}'] < ratio['int8/4, base alone'] < 1.4
+    # Drafts change no word, and most are right; coarse and fine are close to the model.
+    one = spoken[0]
+    assert one.identical == one.answers == 6 and one.tokens > 1.3 * one.passes
+    assert one.accepted > 0.4 * one.drafted > 0 and one.as_plain >= 2

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neuron_chunk_ros.bench.text.answers import QUESTIONS, Spoken, speak, texts
 from neuron_chunk_ros.compress import bundles
 from neuron_chunk_ros.compress import recipe as recipes
 from neuron_chunk_ros.engine.session import Session
@@ -38,6 +39,7 @@ class TextOptions:
     sharing: tuple[int, ...] = (64, 1)      # tokens that share a choice of rows
     windows: int = 12
     samples: int = 64             # of other prose, to calibrate recipes on
+    questions: int = len(QUESTIONS)  # asked of rows in two parts, with drafts and without
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def prose() -> tuple[str, str]:
 
 
 def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, int], None]
-            ) -> list[Outcome]:
-    """Make each bundle in a scratch folder, have it read the prose, remove it.
+            ) -> tuple[list[Outcome], list[Spoken]]:
+    """Make each bundle in a scratch folder, have it read the prose and answer, remove it.
 
     Raises ModelError for an unknown row format; RecipeError.
     """
@@ -93,7 +95,13 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
     wanted, other = prose()
     plain = folder / 'plain'
     convert(options.model, plain, 'bfloat16')
-    outcomes = []
+    outcomes, spoken = [], []
+    questions = QUESTIONS[:options.questions]
+
+    def ask(how: str, path: Path) -> None:
+        if questions and Bundle.open(path).bases:
+            spoken.append(speak(how, path, said, questions, lambda done: progress(
+                f'{how}: questions', done, len(questions))))
 
     def judge(how: str, path: Path, ways: Sequence[Way] = (Way(),)) -> None:
         with Session.open(path, policy='topk', drafts=False, max_context=WINDOW) as session:
@@ -106,6 +114,8 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
 
     in_two = [Way('all refined'), *ways, Way('base alone', 'draft')]
     judge('bfloat16', plain, [Way(), *ways])
+    said = texts(plain, questions, lambda done: progress('bfloat16: questions', done,
+                                                         len(questions)))
     for name in options.rows:
         with _removed(folder / 'packed') as path:
             convert(options.model, path, 'bfloat16', rows=name)
@@ -114,13 +124,15 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
         with _removed(folder / 'packed') as path:
             convert(options.model, path, 'bfloat16', rows=rows, base=base)
             judge(name, path, in_two)
+            ask(name, path)
     for name, recipe in loaded.items():
         with _removed(folder / 'packed') as path:
             bundles.compress(plain, path, recipe, _samples(other, options.samples),
                              progress=lambda share, name=name: progress(
                                  f'recipe {name}: compressing', round(100 * share), 100))
             judge(f'recipe {name}', path, in_two if Bundle.open(path).bases else [Way()])
-    return outcomes
+            ask(f'recipe {name}', path)
+    return outcomes, spoken
 
 
 def _tokens(sharing: int) -> str:
