@@ -43,7 +43,9 @@ class Drive:
         return True
 
     def failed(self, error: ReadError, under_way: Iterable[Batch]) -> None:
-        """Note a fault, and reads whose memory they may still fill."""
+        """Note a fault to be made up for, and reads whose memory they may still fill."""
+        if not self.forgiving:
+            return
         self.fault = str(error)
         self._again = time.monotonic() + _AGAIN
         self._under_way.extend(under_way)

@@ -170,6 +170,34 @@ def test_told_to_fail_it_fails_and_holds_no_words(bundle):
         Session.open(bundle.path, on_drive_fault='what')
 
 
+@pytest.mark.parametrize('how', ['fail', 'coarse'])
+def test_words_that_can_not_be_read(bundle, how):
+    """The table of words has a reader of its own, on the same drive."""
+    with Session.open(bundle.path, on_drive_fault=how, drafts=False) as session:
+        words = session._model.get_input_embeddings()
+        reader, bad = words._reader, True
+
+        class Unlucky:
+            def __getattr__(self, name):
+                return getattr(reader, name)
+
+            def submit(self, *args):
+                if bad:
+                    raise ReadError('no words')
+                return reader.submit(*args)
+
+        words._reader = Unlucky()
+        if how == 'fail':
+            with pytest.raises(ReadError, match='no words'):
+                ask(session)
+        else:
+            assert ask(session).io.fault == 'no words'
+        bad = False
+        fine = ask(session)
+        assert not fine.io.coarse and fine.io.bytes_used
+        words._reader = reader
+
+
 def test_whole_rows_have_nothing_that_stands_in(tiny_bundles):
     with Session.open(tiny_bundles['tiny-qwen2-vl']) as session:
         FaultyReader(session, lambda number: number == 3)
