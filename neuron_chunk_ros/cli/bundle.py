@@ -33,6 +33,8 @@ def register(subparsers) -> None:
     convert.add_argument('--base', metavar='BITS', type=int, help='cut rows of int8 (int6, int5) '
                          'in two: so many high bits, 2 to 4, that are held in memory, and the '
                          'others on flash')
+    convert.add_argument('--base-mb', metavar='MB', type=int, help='instead of --base: memory for '
+                         'all bases; each group gets the bits that err least in it')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR')
@@ -70,7 +72,8 @@ def _convert(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.prepare.convert import convert
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
-                         rows=args.rows, lm_head=args.lm_head, base=args.base)
+                         rows=args.rows, lm_head=args.lm_head, base=args.base,
+                         base_mb=args.base_mb)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
           f'{f", {_mb(bundle.base_bytes)} MB of bases" if bundle.bases else ""}'

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.prepare import base_bits
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored, read_pieces
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
@@ -32,13 +34,15 @@ CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no un
 
 _COARSE_HEAD = Split(PACKED_FORMATS['int4-16'], REFINEMENTS['plus4'])
 COARSE_WORDS = 'int4-16'  # of an embedding table, for a drive that fails
+_SAMPLED = 128  # output channels by which the bits of a base are chosen
 _MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
             progress: CountProgress | None = None, name: str | None = None,
             layout: str = 'bundled', rows: str | None = None,
-            lm_head: str | None = None, base: int | None = None) -> Bundle:
+            lm_head: str | None = None, base: int | None = None,
+            base_mb: int | None = None) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
@@ -47,10 +51,11 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     share an input row by row together, 'separate' stores each alone. rows: 'int8', 'int4' or
     another of PACKED_FORMATS packs the decoder's rows, rounded to nearest, None leaves them as
     they are. base: cuts rows of int5, int6 or int8 in two, a base of so many bits that is held in
-    memory and a refinement of the others on flash. lm_head: the same as rows for the LM head, or
-    'int8/4' for rows in two parts; by default int8 where the decoder is packed, in 4 + 4 where its
-    rows are in two parts. The embedding table is stored by token as it is; with a base, coarse
-    rows to be held beside it, for words that have to be known while the drive fails.
+    memory and a refinement of the others on flash. base_mb: instead, the memory that all bases may
+    take [MiB]; each group's bits are then chosen, see base_bits.py. lm_head: the same as rows for
+    the LM head, or 'int8/4' for rows in two parts; by default int8 where the decoder is packed, in
+    4 + 4 where its rows are in two parts. The embedding table is stored by token as it is; with a
+    base, coarse rows to be held beside it, for words that have to be known while the drive fails.
     Raises ModelError for a folder that can't be used, BundleError for a target that can't be
     written; either way nothing is left at the target.
     """
@@ -58,7 +63,11 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     if dtype is not None and dtype not in ROW_FORMATS:
         packed = f'; pack rows with --rows {dtype}' if dtype in PACKED_FORMATS else ''
         raise ModelError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}{packed}')
-    split = None if base is None else split_of(rows, base)
+    if base is not None and base_mb is not None:
+        raise ModelError('give the bits of a base or the memory for them, not both')
+    # Of several to choose from, any: what else depends on it is the same.
+    splits = _splits_of(rows) if base_mb is not None else [split_of(rows, base)] if base else []
+    split = splits[0] if splits else None
     if split is None and rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')
     head_split = _COARSE_HEAD if split else None
@@ -77,10 +86,21 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     weights = {member.name + '.weight' for plan in checkpoint.plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
     embedding, head = checkpoint.family.tables(checkpoint.config)
-    plans = [_planned(plan, split, rows or kept) for plan in checkpoint.plans]
-    plans.append(_planned(head, head_split, lm_head or ('int8' if rows else kept)))
+    head = _planned(head, head_split, lm_head or ('int8' if rows else kept))
     if split or head_split:
         embedding = replace(embedding, base=COARSE_WORDS)
+    chosen = {}
+    if base_mb is not None:
+        tables = sum(table.rows * PACKED_FORMATS[table.base].row_bytes(table.widths)
+                     for table in (embedding, head) if table.base)
+        try:
+            chosen = base_bits.choose(checkpoint.plans, splits,
+                                      lambda plan: _some_weights(checkpoint, plan, kept),
+                                      (base_mb << 20) - tables)
+        except OverflowError as error:
+            raise ModelError(f'{source}: {error}') from error
+    plans = [_planned(plan, chosen.get(plan.name, split), rows or kept)
+             for plan in checkpoint.plans] + [head]
     weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
                 if name not in weights]
@@ -122,6 +142,14 @@ def _planned(plan: GroupPlan, split: Split | None, dtype: str) -> GroupPlan:
     return replace(plan, dtype=split.refinement.name, base=split.base.name)
 
 
+def _some_weights(checkpoint: Checkpoint, plan: GroupPlan, kept: str) -> np.ndarray:
+    """Return the weights of some output channels, float32 [rows, columns]."""
+    stored, name = checkpoint.weight(plan.members[0].name)
+    had = ROW_FORMATS[kept]
+    piece = next(_pieces(stored, name, kept, plan.rows)).view(had.storage).reshape(-1, plan.rows)
+    return np.ascontiguousarray(had.unpack(piece[:_SAMPLED]).T)
+
+
 def _split_of(plan: GroupPlan) -> Split:
     return Split(PACKED_FORMATS[plan.base], REFINEMENTS[plan.dtype])
 
@@ -141,6 +169,15 @@ def rows_and_base(name: str) -> tuple[str, int | None]:
         raise ModelError(f"'{name}' is no split: give rows and the bits of a base, as int8/4")
     split_of(rows, int(base))
     return rows, int(base)
+
+
+def _splits_of(rows: str | None) -> list[Split]:
+    """Return the ways to cut rows of so many bits, by rising bits of the base."""
+    found = []
+    for base in (2, 3, 4):
+        with contextlib.suppress(ModelError):
+            found.append(split_of(rows, base))
+    return found or [split_of(rows, 2)]  # which says what there is
 
 
 def split_of(rows: str | None, base: int) -> Split:
