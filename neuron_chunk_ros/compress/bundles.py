@@ -28,7 +28,8 @@ from neuron_chunk_ros.compress.segments import Segments, names_of
 from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BundleError, RecipeError
-from neuron_chunk_ros.prepare.convert import COARSE_WORDS, coarse_words, convert
+from neuron_chunk_ros.prepare.checkpoint_rows import COARSE_WORDS, coarse_words
+from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of

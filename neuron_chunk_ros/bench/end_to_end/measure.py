@@ -21,7 +21,7 @@ from neuron_chunk_ros.bench.end_to_end import models
 from neuron_chunk_ros.bench.progress import Progress
 from neuron_chunk_ros.bench.report import Record
 from neuron_chunk_ros.errors import BenchError
-from neuron_chunk_ros.prepare.convert import rows_and_base
+from neuron_chunk_ros.prepare.splits import rows_and_base
 from neuron_chunk_ros.storage.reader import Reader
 
 CONTESTANTS = ('ours', 'transformers', 'accelerate', 'llama.cpp')

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from neuron_chunk_ros.bench.shapes import DECODERS, Decoder
-from neuron_chunk_ros.prepare.convert import convert, rows_and_base
+from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.presets import PRESETS
+from neuron_chunk_ros.prepare.splits import rows_and_base
 from neuron_chunk_ros.prepare.synthesize import synthesize
 
 GGUF_TYPES = ('BF16', 'Q8_0', 'Q4_0')

@@ -20,7 +20,8 @@ from neuron_chunk_ros.compress import recipe as recipes
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import BenchError
 from neuron_chunk_ros.families import PromptPart
-from neuron_chunk_ros.prepare.convert import convert, rows_and_base
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.splits import rows_and_base
 from neuron_chunk_ros.storage.bundle import Bundle
 
 WINDOW = 512  # tokens of prose that are judged together

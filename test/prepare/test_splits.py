@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.prepare.base_bits import choose
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.restore import restore
+from neuron_chunk_ros.prepare.splits import choose
 from neuron_chunk_ros.storage.layout import GroupPlan, Member
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 from neuron_chunk_ros.storage.verify import verify

@@ -1,9 +1,10 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many bits of each group are held: what errs least in the memory there is for bases."""
+"""How rows are cut in two: as asked, or each group so that bases err least in their memory."""
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,9 +12,50 @@ import numpy as np
 
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.storage.layout import GroupPlan
-from neuron_chunk_ros.storage.packed_rows import Split
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 
 MIB = 1 << 20
+COARSE_HEAD = Split(PACKED_FORMATS['int4-16'], REFINEMENTS['plus4'])  # the LM head's
+
+
+def rows_and_base(name: str) -> tuple[str, int | None]:
+    """Return what `convert` takes for 'int4', or for 'int8/4', rows in two parts.
+
+    Raises ModelError for what it would not take.
+    """
+    rows, cut, base = name.partition('/')
+    if not cut:
+        if rows not in PACKED_FORMATS:
+            raise ModelError(f"no packed rows '{rows}': choose from {', '.join(PACKED_FORMATS)}, "
+                             'or rows in two parts such as int8/4')
+        return rows, None
+    if not base.isdigit():
+        raise ModelError(f"'{name}' is no split: give rows and the bits of a base, as int8/4")
+    split_of(rows, int(base))
+    return rows, int(base)
+
+
+def split_of(rows: str | None, base: int) -> Split:
+    """Return how rows of so many bits are cut. Raises ModelError for what isn't."""
+    whole = {'int5': 5, 'int6': 6, 'int8': 8}.get(rows)
+    coarse = PACKED_FORMATS.get(f'int{base}-16')
+    if whole is None or coarse is None or coarse.bits == 8:
+        raise ModelError(f'rows {rows!r} with a base of {base} bits: rows are int5, int6 or int8, '
+                         'a base has 2, 3 or 4 bits')
+    refinement = REFINEMENTS.get(f'plus{whole - base}')
+    if refinement is None:
+        raise ModelError(f'rows {rows!r} with a base of {base} bits: at least 2 bits have to be '
+                         'left for the refinement')
+    return Split(coarse, refinement)
+
+
+def splits_of(rows: str | None) -> list[Split]:
+    """Return the ways to cut rows of so many bits, by rising bits of the base."""
+    found = []
+    for base in (2, 3, 4):
+        with contextlib.suppress(ModelError):
+            found.append(split_of(rows, base))
+    return found or [split_of(rows, 2)]  # which says what there is
 
 
 def choose(plans: Sequence[GroupPlan], splits: Sequence[Split],
