@@ -47,6 +47,7 @@ _MOST_UNDER_WAY = 8  # pieces
 _NOTHING = np.empty((0, 2), np.int64)
 _PAGE = 4096
 _EARLY_BYTES = 2 << 20  # that a product of few tokens waits for
+_TILE = 16  # rows that are added up in registers, see packed_kernel.hpp
 
 
 class GroupProducts(Protocol):
@@ -438,12 +439,13 @@ class FlashProducts:
         flight, done, waiting = self._flights[0], 0, time.perf_counter()
         count = runs.count(flight.rows)
         weights = stored_rows.stored(self._view[flight.at:], group, count)
-        part = max(1, _EARLY_BYTES // group.row_bytes)
+        part = max(_TILE, _EARLY_BYTES // group.row_bytes)
         while early and done + part < count and not flight.batch.ready:
             with self._waiting(group):
                 came = flight.batch.wait_bytes((done + part) * group.row_bytes, LOOK_EVERY)
             self._look(group, waiting)
-            there = min(came // group.row_bytes, count)
+            # Whole tiles of the kernel: how they add up must not depend on the moment.
+            there = min(came // group.row_bytes, count) // _TILE * _TILE
             if there >= done + part:
                 yield _Arrived(runs.part(flight.rows, done, there),
                                weights[done:there], 0, False)

@@ -11,8 +11,8 @@ Rows stored narrower than what is computed in, packed ones among them, are widen
 time, which the product then finds in the cache.
 
 Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
-lie, beginning with the first that arrive. Of rows in two parts, one token is multiplied by all
-bases while refinements come, then by these; several by each row once, whole.
+lie, beginning with the first that arrive. Each token's sum is the same whatever the others: steps
+of several tokens verify what single ones would say.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Sum:
         self._begun, self._scratch = False, scratch
         # Whether `add_base` is for all rows, and what is added later for the refinement alone.
         self.base_apart = self.few and not (
-            group.split and len(inputs) > 1 and group.split.base.group == 16
+            group.split and group.split.base.group == 16
             and (group.split.base.bits, group.split.refinement.bits) in _WHOLE)
         if self.few:
             self._floats = inputs.float()

@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.engine import attention
 from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
@@ -48,6 +49,7 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     dtype = compute_dtype(bundle.dtype, device)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    attention.use(model.config.text_config)
     try:
         groups: list[FlashGroup] = replace_linears(model, bundle.multiplied, products)
         table = bundle.embedding
