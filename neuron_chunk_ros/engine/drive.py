@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from neuron_chunk_ros.engine.step import LOOK_EVERY
 from neuron_chunk_ros.errors import ReadError
 from neuron_chunk_ros.storage.reader import Batch
 
@@ -54,15 +55,16 @@ class Drive:
         """Note that a read has come back as it should."""
         self.fault = ''
 
-    def look(self, path: str, since: float, nbytes: int, rate: float) -> None:
+    def look(self, path: str, looks: int, nbytes: int, rate: float) -> None:
         """Raise HangingDriveError where a read has been waited for too long.
 
-        :param since: on time.perf_counter's clock.
+        :param looks: how often it wasn't there, LOOK_EVERY seconds apart: a clock also runs while
+            this process doesn't.
         :param nbytes: to come until then, at `rate` bytes/s; 0: nothing is known of it.
         """
         if not self.forgiving:
             return
         patience = max(_PATIENCE, _TIMES * nbytes / rate) if rate else 10 * _PATIENCE
-        waited = time.perf_counter() - since
+        waited = looks * LOOK_EVERY
         if waited > patience:
             raise HangingDriveError(f'{path}: a read has not come back for {waited:.1f} s')

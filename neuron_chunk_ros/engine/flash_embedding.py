@@ -109,13 +109,14 @@ class FlashEmbedding(torch.nn.Module):
             raise IndexError(f'a token of {tokens[0]} to {tokens[-1]} is not one of '
                              f'{self._table.rows}')
         step, started = self.step, time.perf_counter()
-        batch = None
+        batch, looks = None, 0
         try:
             batch = self._reader.submit(0, self._table.extents(runs.of(tokens)), self._buffer)
             while (stats := batch.wait(LOOK_EVERY)) is None:
                 if step is not None:
                     step.check()
-                self._drive.look(self._table.file, started, 0, 0.0)
+                looks += 1
+                self._drive.look(self._table.file, looks, 0, 0.0)
         except ReadError as error:
             self._drive.failed(error, [batch] if batch else [])
             raise

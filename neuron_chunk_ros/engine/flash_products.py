@@ -436,30 +436,32 @@ class FlashProducts:
 
         Few tokens are multiplied about as fast as a drive reads: they begin with what is there.
         """
-        flight, done, waiting = self._flights[0], 0, time.perf_counter()
+        flight, done, looks = self._flights[0], 0, 0
         count = runs.count(flight.rows)
         weights = stored_rows.stored(self._view[flight.at:], group, count)
-        part = max(_TILE, _EARLY_BYTES // group.row_bytes)
+        # Whole tiles of the kernel: how they add up must not depend on the moment.
+        part = max(_TILE, _EARLY_BYTES // group.row_bytes // _TILE * _TILE)
         while early and done + part < count and not flight.batch.ready:
             with self._waiting(group):
                 came = flight.batch.wait_bytes((done + part) * group.row_bytes, LOOK_EVERY)
-            self._look(group, waiting)
-            # Whole tiles of the kernel: how they add up must not depend on the moment.
+            looks += 1
+            self._look(group, looks)
             there = min(came // group.row_bytes, count) // _TILE * _TILE
             if there >= done + part:
                 yield _Arrived(runs.part(flight.rows, done, there),
                                weights[done:there], 0, False)
-                done = there
+                done, looks = there, 0
         self._land(group, flight)
         rest = flight.rows if not done else runs.part(flight.rows, done, count)
         yield _Arrived(rest, weights[done:], flight.room, True)
 
     def _land(self, group: Group, flight: _Flight) -> None:
         """Wait for the oldest piece to its end, and enter it in the bill."""
-        step, bill, waiting = self._step, self._step.bill, time.perf_counter()
+        step, bill, looks = self._step, self._step.bill, 0
         with self._waiting(group):
             while (stats := flight.batch.wait(LOOK_EVERY)) is None:
-                self._look(group, waiting)
+                looks += 1
+                self._look(group, looks)
         self._flights.popleft()
         self.drive.worked()
         bill.bytes_read += stats.bytes_read
@@ -473,10 +475,10 @@ class FlashProducts:
         self._read_until = max(self._read_until, done)
         step.mark('read', group.name, flight.started, done)
 
-    def _look(self, group: Group, waiting: float) -> None:
+    def _look(self, group: Group, looks: int) -> None:
         """Stop where the step is to end, or where the drive doesn't answer."""
         self._step.check()
-        self.drive.look(group.file, waiting, self._buffer.nbytes, self._rate)
+        self.drive.look(group.file, looks, self._buffer.nbytes, self._rate)
 
     @contextlib.contextmanager
     def _waiting(self, group: Group) -> Iterator[None]:

@@ -35,7 +35,7 @@ def bundle(request, tiny_models, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(drives, '_PATIENCE', 0.15)
+    monkeypatch.setattr(drives, '_PATIENCE', 0.3)
     monkeypatch.setattr(drives, '_AGAIN', 0.0)
 
 
