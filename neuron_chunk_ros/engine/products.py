@@ -11,8 +11,9 @@ Rows stored narrower than what is computed in, packed ones among them, are widen
 time, which the product then finds in the cache.
 
 Few tokens: a native kernel that adds up in float32 at the speed of memory, over rows where they
-lie, beginning with the first that arrive. Each token's sum is the same whatever the others: steps
-of several tokens verify what single ones would say.
+lie, beginning with the first that arrive. Of plain rows, and of rows in two parts that a kernel
+takes together, each token's sum is the same whatever the others: steps of several tokens verify
+what single ones would say. Of other packed rows one token's is so but for float32's last bits.
 """
 
 from __future__ import annotations

@@ -28,11 +28,7 @@ from neuron_chunk_ros.prepare.splits import COARSE_HEAD, choose, rows_and_base, 
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS, base_name
-from neuron_chunk_ros.storage.packed_rows import (
-    PACKED_FORMATS,
-    REFINEMENTS,
-    Split,
-)
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, by_tag
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -70,7 +66,11 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     if base is not None and base_mb is not None:
         raise ModelError('give the bits of a base or the memory for them, not both')
     # Of several to choose from, any: what else depends on it is the same.
-    splits = splits_of(rows) if base_mb is not None else [split_of(rows, base)] if base else []
+    splits = []
+    if base_mb is not None:
+        splits = splits_of(rows)
+    elif base is not None:
+        splits = [split_of(rows, base)]
     split = splits[0] if splits else None
     if split is None and rows is not None and rows not in PACKED_FORMATS:
         raise ModelError(f'rows {rows!r} are not one of {", ".join(PACKED_FORMATS)}')

@@ -212,7 +212,7 @@ def test_manifests_that_contradict_themselves(split, tmp_path, change, fault):
 
 @pytest.mark.parametrize('rows, base, fault', [
     ('int4', 4, 'rows are int5, int6 or int8'), (None, 4, 'rows are'), ('int8', 5, '2, 3 or 4'),
-    ('int5', 4, 'at least 2 bits'), ('int8', 8, '2, 3 or 4')])
+    ('int5', 4, 'at least 2 bits'), ('int8', 8, '2, 3 or 4'), ('int8', 0, '2, 3 or 4')])
 def test_splits_that_there_are_not(tiny_models, tmp_path, rows, base, fault):
     with pytest.raises(ModelError, match=fault):
         convert(tiny_models['tiny-qwen2-vl'], tmp_path / 'out', rows=rows, base=base)
