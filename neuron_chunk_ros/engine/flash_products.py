@@ -137,7 +137,8 @@ class FlashProducts:
         elif self._lost:  # what was under way has come back
             self._ring.clear()
             self._lost = False
-        elif self.bases.nbytes and self.chooser.foretold(step) > step.remaining():
+        elif (self.bases.nbytes and step.deadline is not None
+              and self.chooser.foretold(step) > step.remaining()):
             self.abandon()
             self._coarse_step = True
         if self._coarse_step:
