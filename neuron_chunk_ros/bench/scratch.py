@@ -47,14 +47,6 @@ class ScratchLayers:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def default_folder() -> Path:
-    """Return the user's cache folder, where bundles lie unless told otherwise; made if missing."""
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    folder = Path(base) / 'neuron_chunk_ros'
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @contextlib.contextmanager
 def scratch(folder: Path, inputs: Sequence[Input], layers: int,
             progress: Callable[[int, int], None] = lambda done, total: None

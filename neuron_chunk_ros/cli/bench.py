@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk bench accuracy, end-to-end, read, select, stream, text."""
+"""neuron-chunk bench accuracy, end-to-end, planes, read, select, stream, text."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def register(subparsers) -> None:
     _register_stream(commands)
     _register_end_to_end(commands)
     _register_text(commands)
+    _register_planes(commands)
 
 
 def _add(commands, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -139,6 +140,30 @@ def _register_text(commands) -> None:
     _outputs(parser, 'two windows, eight samples, four questions')
 
 
+def _register_planes(commands) -> None:
+    text = 'what is lost against bytes read: rows left out, hot rows held, bases held'
+    parser = commands.add_parser('planes', help=text, description=text[0].upper() + text[1:] + '.')
+    parser.set_defaults(run=_planes)
+    parser.add_argument('--exams', type=_names, metavar='A,B,...',
+                        help='tabletop, prose, easy-vqa (default: tabletop,prose, and easy-vqa '
+                             'where --model is given)')
+    parser.add_argument('--model', type=Path, metavar='MODEL_DIR',
+                        help='trained on easy-vqa: RUN_DIR/model of `neuron-chunk tabletop train '
+                             'RUN_DIR --world easy-vqa`')
+    parser.add_argument('--path', type=Path, metavar='DIR',
+                        help='a folder for what is fetched from PyPI, and for bundles, which are '
+                             'removed (default: the cache folder)')
+    parser.add_argument('--splits', type=_names, metavar='A,B,...',
+                        help='rows in two parts, FORMAT/bits of the base (default: int8/4,int8/3)')
+    parser.add_argument('--questions', type=_positive, metavar='N', default=3000,
+                        help="of easy-VQA's 9,673 for testing (default 3000)")
+    parser.add_argument('--scenes', type=_positive, metavar='N', default=300,
+                        help='of tabletop, of each of three sorts (default 300)')
+    parser.add_argument('--windows', type=_positive, metavar='N', default=12,
+                        help='of 512 tokens of prose (default 12)')
+    _outputs(parser, 'a few questions and one window')
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(',')))
 
@@ -193,9 +218,11 @@ def _check_decoders(args: argparse.Namespace, known) -> None:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    from neuron_chunk_ros.bench.scratch import default_folder
+    from neuron_chunk_ros.cache import cache_folder
     from neuron_chunk_ros.errors import BenchError
-    folder = (args.path or default_folder()).absolute()
+    folder = (args.path or cache_folder()).absolute()
+    if args.path is None:
+        folder.mkdir(parents=True, exist_ok=True)
     if not folder.is_dir():
         raise BenchError(f'{folder}: no such folder; --path wants one on the storage to measure')
     return folder
@@ -284,8 +311,8 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
     from neuron_chunk_ros.bench import tabletop_model
     from neuron_chunk_ros.bench.accuracy import measure as accuracy
     from neuron_chunk_ros.bench.accuracy import report as accuracy_report
-    from neuron_chunk_ros.bench.accuracy.exam import Exam
     from neuron_chunk_ros.bench.progress import Counter
+    from neuron_chunk_ros.bench.tabletop_exam import tabletop_exam
     quick = dict(decoders=('qwen2-0.5b',), sparsities=(0.0, 0.5, 0.7), repeats=5, scenes=12,
                  samples=6, file_bytes=64 << 20) if args.quick else {}
     options = accuracy.AccuracyOptions(folder, profile, **{**quick, **_given(
@@ -295,8 +322,8 @@ def _accuracy(args: argparse.Namespace, folder: Path, profile, facts: dict, prog
         options.samples, options.calibration_seed,
         lambda done, total: progress('calibrating', done, total))
     model = tabletop_model.load()
-    exam = Exam(model, options.scenes, options.seed,
-                Counter('drawing scenes', 0, progress))
+    exam = tabletop_exam(model, options.scenes, options.seed,
+                         Counter('drawing scenes', 0, progress))
     evaluation = accuracy.Evaluation(options, model, exam, calibrated,
                                      accuracy.block_size(folder, options.backend))
     answered = Counter('answering', len(evaluation.keys()), progress)
@@ -313,19 +340,45 @@ def _text(args: argparse.Namespace) -> int:
     import tempfile
 
     from neuron_chunk_ros.bench import machine
-    from neuron_chunk_ros.bench.text import measure, published
+    from neuron_chunk_ros.bench.text import measure
     from neuron_chunk_ros.bench.text import report as text_report
+    from neuron_chunk_ros.published import decoder
     _check_outputs(args)
     folder = _folder(args)
     quick = dict(windows=2, samples=8, questions=4) if args.quick else {}
-    options = measure.TextOptions(published.model_folder(folder), **{**quick, **_given(
+    options = measure.TextOptions(decoder.model_folder(folder), **{**quick, **_given(
         args, rows='rows', recipes='recipes', splits='splits', windows='windows',
         samples='samples', shares='shares', sharing='sharing', questions='questions')})
     with _bars() as progress, tempfile.TemporaryDirectory(
             prefix='.neuron-chunk-bench-', dir=folder) as place:
         outcomes, spoken = measure.measure(options, Path(place), progress)
     return _hand_out(args, text_report.report(options, outcomes, spoken, {
-        'command': machine.command_line(), 'quick': args.quick, 'model': published.NAME,
+        'command': machine.command_line(), 'quick': args.quick, 'model': decoder.NAME,
+        'machine': machine.facts(folder)}))
+
+
+def _planes(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from neuron_chunk_ros.bench import machine
+    from neuron_chunk_ros.bench.planes import judges, measure
+    from neuron_chunk_ros.bench.planes import report as planes_report
+    _check_outputs(args)
+    folder = _folder(args)
+    if args.quick:
+        args.questions, args.scenes, args.windows = 40, 10, 1
+    names = args.exams or ('tabletop', 'prose', *(['easy-vqa'] if args.model else []))
+    quick = dict(splits=('int8/4',), refined=(0.0, 0.3, 1.0), read=(0.7,)) if args.quick else {}
+    options = measure.PlanesOptions(**{**quick, **_given(args, splits='splits')})
+    points = []
+    with _bars() as progress, tempfile.TemporaryDirectory(
+            prefix='.neuron-chunk-bench-', dir=folder) as place:
+        for name, judge, source, model in judges.judges(
+                names, args.model, folder, questions=args.questions, scenes=args.scenes,
+                windows=args.windows, progress=progress):
+            points += measure.measure(name, judge, source, model, Path(place), options, progress)
+    return _hand_out(args, planes_report.report(points, {
+        'command': machine.command_line(), 'quick': args.quick,
         'machine': machine.facts(folder)}))
 
 

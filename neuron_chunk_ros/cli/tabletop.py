@@ -1,6 +1,9 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""neuron-chunk tabletop train, eval, draw: the small model that ships, and its world."""
+"""neuron-chunk tabletop train, eval, draw: the small model that ships, and its world.
+
+And a world that others made, easy-VQA, seen through a decoder that others trained.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import argparse
 import json
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
+
+from neuron_chunk_ros.cache import cache_folder
+from neuron_chunk_ros.errors import ModelError
 
 
 def register(subparsers) -> None:
@@ -22,7 +27,12 @@ def register(subparsers) -> None:
     train.add_argument('folder', metavar='RUN_DIR', type=Path,
                        help='holds the run; the model is written to RUN_DIR/model')
     train.add_argument('--seed', type=int, help="default: the shipped model's")
-    train.add_argument('--steps', type=int, help='of the second stage (default: as shipped)')
+    train.add_argument('--steps', type=int, help='of the stage that teaches answers (default: as '
+                                                 'shipped)')
+    _world(train)
+    train.add_argument('--decoder', choices=('own', 'published'),
+                       help='train a decoder, too (tabletop), or teach a vision tower to speak to '
+                            'SmolLM2-135M-Instruct (easy-vqa); as the world needs it')
     train.add_argument('--threads', type=int, help='CPU threads (default: all cores)')
     train.set_defaults(run=_train)
 
@@ -30,8 +40,11 @@ def register(subparsers) -> None:
     evaluate.add_argument('--model', metavar='MODEL_DIR', type=Path,
                           help='a Hugging Face folder, or a bundle, such as a compressed one '
                                '(default: the shipped model)')
+    _world(evaluate)
+    evaluate.add_argument('--questions', metavar='N', type=int, default=3000,
+                          help="of easy-VQA's 9,673 for testing (default 3000)")
     evaluate.add_argument('--per-type', metavar='N', type=int, default=300,
-                          help='questions of each type (default 300)')
+                          help="of tabletop's questions of each type (default 300)")
     evaluate.add_argument('--seed', type=int, default=1_000_003)
     evaluate.add_argument('--blank', action='store_true',
                           help='also with a grey image: how far guessing gets')
@@ -47,19 +60,40 @@ def register(subparsers) -> None:
     draw.set_defaults(run=_draw)
 
 
+def _world(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--world', choices=('tabletop', 'easy-vqa'), default='tabletop',
+                        help='whose pictures and questions (default tabletop; easy-vqa: the 5,000 '
+                             'pictures of the PyPI package, fetched when needed)')
+
+
+def _training(args: argparse.Namespace):
+    """Return the run that was asked for. Raises ModelError where there is no such."""
+    easy = args.world == 'easy-vqa'
+    if args.decoder not in (None, 'published' if easy else 'own'):
+        raise ModelError(f'--world {args.world} has no --decoder {args.decoder}: tabletop trains '
+                         'its own, easy-vqa takes the published one')
+    changed = {} if args.seed is None else {'seed': args.seed}
+    if not easy:
+        from neuron_chunk_ros.tabletop.training import Recipe, Training
+        if args.steps is not None:
+            changed['answer_steps'] = args.steps
+        return Training(args.folder, Recipe(**changed))
+    from neuron_chunk_ros.published import decoder, easy_vqa
+    from neuron_chunk_ros.published.training import Recipe, Training
+    if args.steps is not None:
+        changed['low_rank_steps'] = args.steps
+    cache = cache_folder()
+    return Training(args.folder, Recipe(**changed), decoder.model_folder(cache),
+                    easy_vqa.pictures(cache, 'train'))
+
+
 def _train(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
-
-    from neuron_chunk_ros.tabletop.training import Recipe, Training
-    recipe = Recipe()
-    if args.seed is not None:
-        recipe = replace(recipe, seed=args.seed)
-    if args.steps is not None:
-        recipe = replace(recipe, answer_steps=args.steps)
     if args.threads:
         torch.set_num_threads(args.threads)
-    training = Training(args.folder, recipe)
+    training = _training(args)
+    recipe = training.recipe
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # the step under way is finished and saved
         signal.signal(number, lambda *_: stopped.set())
@@ -84,6 +118,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from neuron_chunk_ros.tabletop import evaluation, shipped
+    if args.world == 'easy-vqa':
+        return _evaluate_easy_vqa(args)
     folder = args.model or shipped.model_dir()
     if (folder / 'bundle.json').exists():
         from neuron_chunk_ros.prepare.restore import restore
@@ -101,6 +137,38 @@ def _evaluate(args: argparse.Namespace) -> int:
                           'seed': args.seed}))
     else:
         print(evaluation.table(scores, guessing))
+    return 0
+
+
+def _evaluate_easy_vqa(args: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from neuron_chunk_ros.published import easy_vqa, evaluation
+    if args.model is None:
+        raise ModelError('no model for easy-vqa comes along: train one (neuron-chunk tabletop '
+                         'train RUN_DIR --world easy-vqa) and give it as --model RUN_DIR/model')
+    model = evaluation.load(args.model)
+    shown = easy_vqa.pictures(cache_folder(), 'test')
+    with tqdm(desc='eval', disable=None, leave=False) as bar:
+        exam = evaluation.easy_vqa_exam(model, args.model, shown, args.questions, args.seed,
+                                        bar.update)
+        found = [exam.right(model, progress=bar.update)]
+        if args.blank:
+            for sheet in exam.sheets:
+                with torch.inference_mode():
+                    sheet.features.copy_(evaluation.grey_features(model))
+            found.append(exam.right(model, progress=bar.update))
+    scores, *guessing = [exam.by_type(right) | {'all': float(np.mean(right))} for right in found]
+    if args.json:
+        print(json.dumps({'scores': scores, 'guessing': guessing[0] if guessing else None,
+                          'questions': len(exam), 'seed': args.seed}))
+    else:
+        print(f'{"type":<18}{"exact match":>11}{"   blank image" if guessing else ""}')
+        for name, share in scores.items():
+            print(f'{name:<18}{share:>11.3f}' + (f'{guessing[0][name]:>14.3f}' if guessing
+                                                 else ''))
     return 0
 
 

@@ -19,9 +19,10 @@ from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 
 
-def restore(bundle: str | os.PathLike) -> torch.nn.Module:
+def restore(bundle: str | os.PathLike, coarse: bool = False) -> torch.nn.Module:
     """Return the model, float32.
 
+    :param coarse: of rows in two parts their bases alone, instead of both together.
     :raises BundleError, ReadError: for a bundle that can't be used, or is damaged.
     """
     opened = Bundle.open(bundle)
@@ -34,7 +35,7 @@ def restore(bundle: str | os.PathLike) -> torch.nn.Module:
                if group.order is not None for member in group.order.absorbed_by}
     with SourceGroups(opened) as sources:
         for group in (*opened.multiplied.values(), *filter(None, [opened.embedding])):
-            values = torch.from_numpy(_values(group, sources))
+            values = torch.from_numpy(_values(group, sources, coarse))
             for member, part in zip(group.members, values.split(list(group.widths), dim=1),
                                     strict=True):
                 name = f'{member.name}.weight'
@@ -54,7 +55,10 @@ def restore(bundle: str | os.PathLike) -> torch.nn.Module:
     return model
 
 
-def _values(group: Group, sources: SourceGroups) -> np.ndarray:
+def _values(group: Group, sources: SourceGroups, coarse: bool) -> np.ndarray:
+    if coarse and group.split is not None:
+        base = sources.load([group.base])[group.base.name]
+        return group.base.format.unpack_rows(base, group.widths)
     rows, made = sources.load([group])[group.name], group.format
     if group.split is not None:
         base = sources.load([group.base])[group.base.name]

@@ -1,11 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation batches: views, then many questions that don't see each other.
-
-A sequence is `prefix | question answer | question answer | ...`. The mask lets every question
-attend to the prefix and to itself alone and positions restart after the prefix, so each is
-trained exactly as it is asked later: as the first question about its images.
-"""
+"""Training and evaluation batches: views of a table, then many questions about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +10,7 @@ import torch
 
 from neuron_chunk_ros.families.pixels import squash
 from neuron_chunk_ros.tabletop.checkpoint import IMAGE_SIZE, MEAN, PATCH, STD
+from neuron_chunk_ros.tabletop.packing import IGNORE, PackedPrompts, pack
 from neuron_chunk_ros.tabletop.questions import NUMBERS, SceneQuestion
 from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES, Scene, Thing, render, thing_map
 from neuron_chunk_ros.tabletop.vocabulary import (
@@ -30,19 +26,13 @@ MAX_VIEWS = 4
 PLACE_GRID = 4  # one cell for each pooled visual token
 ABSENT = PLACE_GRID * PLACE_GRID
 FRAME_TOKENS = (IMAGE_SIZE // PATCH // 2) ** 2 + 1
-IGNORE = -100
 
 
 @dataclass
-class TrainingBatch:
+class TrainingBatch(PackedPrompts):
     """B prompts of L tokens with V views each."""
 
     pixels: torch.Tensor       # [B, V, 3, 64, 64] float32
-    ids: torch.Tensor          # [B, L] int64
-    positions: torch.Tensor    # [B, L] int64
-    mask: torch.Tensor         # [B, 1, L, L] bool, True where a token may look
-    labels: torch.Tensor       # [B, L] int64, IGNORE outside answers; already shifted
-    owner: torch.Tensor        # [B, L] int64, which question a label belongs to, -1 none
     colours: torch.Tensor      # [B * V, 64] int64 patch labels, 0 = table
     shapes: torch.Tensor       # [B * V, 64] int64 patch labels, 0 = table
     named: torch.Tensor        # [n, 2] int64, (prompt, token) where a question names a thing
@@ -72,49 +62,28 @@ class BatchMaker:
                  ) -> TrainingBatch:
         """Build a batch; every prompt must have the same number of views."""
         views = len(prompts[0][0])
-        rows = [self._sequence(scenes, questions) for scenes, questions in prompts]
-        length = max(len(r[0]) for r in rows)
-
-        def stack(column: int, fill: int) -> torch.Tensor:
-            return torch.from_numpy(np.stack([
-                np.pad(np.asarray(r[column]), (0, length - len(r[column])),
-                       constant_values=fill) for r in rows]))
-
-        segment = stack(2, -2)
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        same = segment[:, :, None] == segment[:, None, :]
-        mask = (same | (segment == -1)[:, None, :]) & causal
+        prefix = self.prefix(views)
+        turns = [[(self._encode(q.text) + self._turn, self._encode(q.answer) + self._end)
+                  for q in questions] for _, questions in prompts]
+        packed = pack([(prefix, one) for one in turns], self._pad)
         scenes = [s for shown, _ in prompts for s in shown]
         pixels = np.stack([squash(render(s, self.camera), IMAGE_SIZE, MEAN, STD) for s in scenes])
         colours, shapes = zip(*(_patch_labels(s) for s in scenes), strict=True)
-        named = [(i, at) for i, row in enumerate(rows) for at, _ in row[5]]
-        places = [cells for row in rows for _, cells in row[5]]
+        found = []  # (prompt, token, its cell in each view)
+        for number, ((shown, questions), asked) in enumerate(zip(prompts, turns, strict=True)):
+            at = len(prefix)
+            for question, (text, answer) in zip(questions, asked, strict=True):
+                found += [(number, at + token, cells)
+                          for token, cells in self._places(question.text, shown)]
+                at += len(text) + len(answer) - 1
         return TrainingBatch(
-            torch.from_numpy(pixels).unflatten(0, (len(prompts), views)), stack(0, self._pad),
-            stack(1, 0), mask[:, None], stack(3, IGNORE), stack(4, -1),
-            torch.from_numpy(np.stack(colours)), torch.from_numpy(np.stack(shapes)),
-            torch.tensor(named, dtype=torch.long).reshape(-1, 2),
-            torch.tensor(places, dtype=torch.long).reshape(-1, MAX_VIEWS))
-
-    def _sequence(self, scenes: Sequence[Scene], questions: Sequence[SceneQuestion]):
-        """Return ids, positions, segment (-1 prefix, else question), labels, owner, places."""
-        ids = self.prefix(len(scenes))
-        places = []
-        start = len(ids)
-        positions = list(range(start))
-        segment, labels, owner = [-1] * start, [IGNORE] * start, [-1] * start
-        for k, question in enumerate(questions):
-            asked = self._encode(question.text) + self._turn
-            answer = self._encode(question.answer) + self._end
-            block = asked + answer[:-1]
-            places += [(len(ids) + at, cells)
-                       for at, cells in self._places(question.text, scenes)]
-            ids += block
-            positions += range(start, start + len(block))
-            segment += [k] * len(block)
-            labels += [IGNORE] * (len(asked) - 1) + answer
-            owner += [-1] * (len(asked) - 1) + [k] * len(answer)
-        return ids, positions, segment, labels, owner, places
+            **vars(packed),
+            pixels=torch.from_numpy(pixels).unflatten(0, (len(prompts), views)),
+            colours=torch.from_numpy(np.stack(colours)),
+            shapes=torch.from_numpy(np.stack(shapes)),
+            named=torch.tensor([one[:2] for one in found], dtype=torch.long).reshape(-1, 2),
+            places=torch.tensor([one[2] for one in found],
+                                dtype=torch.long).reshape(-1, MAX_VIEWS))
 
     def _places(self, text: str, scenes: Sequence[Scene]):
         """Yield (token, its cell in each view) for every thing the text names in full."""

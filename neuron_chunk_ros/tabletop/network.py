@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from neuron_chunk_ros.tabletop.batches import ABSENT, IGNORE, MAX_VIEWS, TrainingBatch
+from neuron_chunk_ros.tabletop.batches import ABSENT, MAX_VIEWS, TrainingBatch
+from neuron_chunk_ros.tabletop.packing import IGNORE, PackedPrompts
 from neuron_chunk_ros.tabletop.scenes import COLOURS, SHAPES
 
 
@@ -66,7 +67,7 @@ def vision_features(model, pixels: torch.Tensor) -> torch.Tensor:
     return inner.multi_modal_projector(out.hidden_states[inner.config.vision_feature_layer])
 
 
-def answer_logits(model, batch: TrainingBatch, features: torch.Tensor) -> tuple:
+def answer_logits(model, batch: PackedPrompts, features: torch.Tensor) -> tuple:
     """Run the text decoder over the packed prompts.
 
     :return: logits [n, vocabulary] at the n answer positions, their labels [n], and the hidden

@@ -3,9 +3,9 @@
 """The tabletop model that the package installs, and its bundle."""
 
 import hashlib
-import os
 from pathlib import Path
 
+from neuron_chunk_ros.cache import cache_folder
 from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.storage.bundle import Bundle
 
@@ -38,9 +38,7 @@ def bundle_dir(cache: Path | None = None) -> Path:
     digest = hashlib.sha256()
     for path in sorted(p for p in source.iterdir() if p.is_file()):
         digest.update(path.name.encode() + b'\0' + path.read_bytes())
-    if cache is None:
-        base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-        cache = Path(base) / 'neuron_chunk_ros'
+    cache = cache or cache_folder()
     target = cache / f'tabletop-{ROWS}-{digest.hexdigest()[:16]}'
     if target.exists():
         try:

@@ -10,23 +10,19 @@ question names. Each step's data come from (seed, step), so a run
 that was stopped goes on with the batches it would have seen.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.tabletop.batches import BatchMaker, TrainingBatch
 from neuron_chunk_ros.tabletop.checkpoint import build_model, save
 from neuron_chunk_ros.tabletop.network import PatchHeads, PlaceHead, answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, ask, scenes_for
+from neuron_chunk_ros.tabletop.resumable import ResumableRun
 from neuron_chunk_ros.tabletop.scenes import random_scene
 
 # How often a type is asked once the easy ones are known.
@@ -119,32 +115,26 @@ def make_batch(recipe: Recipe, maker: BatchMaker, step: int) -> TrainingBatch:
     return maker(prompts)
 
 
-class Training:
-    """One run, whose state lives in `folder` between calls."""
+class Training(ResumableRun):
+    """A run of the shipped model."""
 
     def __init__(self, folder: Path, recipe: Recipe):
-        self.folder, self.recipe, self.step = folder, recipe, 0
-        self.model = build_model(recipe.seed)
+        self.model = build_model(recipe.seed).train()
         self.heads = PatchHeads(self.model.config.text_config.hidden_size)
         self.place = PlaceHead(self.model.config.text_config.hidden_size)
         self.maker = BatchMaker()
-        self.parameters = dict(self.model.named_parameters()) | {
+        super().__init__(folder, recipe, dict(self.model.named_parameters()) | {
             f'{name}.{k}': v for name, head in (('heads', self.heads), ('place', self.place))
-            for k, v in head.named_parameters()}
-        decay = [p for p in self.parameters.values() if p.dim() > 1]
-        rest = [p for p in self.parameters.values() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{'params': decay, 'weight_decay': 0.05}, {'params': rest, 'weight_decay': 0.0}],
-            lr=recipe.rate, betas=(0.9, 0.98), fused=True)
-        if (folder / 'state.json').exists():
-            self._load()
+            for k, v in head.named_parameters()})
 
-    def train_step(self) -> dict[str, float]:
-        """Take one step; return its losses."""
+    def learning_rate(self) -> float:
+        """See ResumableRun."""
+        return learning_rate(self.recipe, self.step)
+
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """See ResumableRun."""
         recipe = self.recipe
         batch = make_batch(recipe, self.maker, self.step)
-        for group in self.optimizer.param_groups:
-            group['lr'] = learning_rate(recipe, self.step)
         with torch.autocast('cpu', torch.bfloat16):
             features = vision_features(self.model, batch.pixels)
             patch = self.heads.loss(features, batch)
@@ -160,61 +150,8 @@ class Training:
                     place = self.place.loss(middle, batch)
                     figures['place'] = place.item()
                     loss = loss + recipe.place_weight * place
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return figures
-
-    def run(self, report: Callable[[int, dict], None],
-            stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train to the end, saving as it goes; False where `stop` ended it before."""
-        self.model.train()
-        while self.step < self.recipe.steps:
-            report(self.step, self.train_step())
-            stopped = stop()
-            done = self.step == self.recipe.steps
-            if stopped or done or self.step % self.recipe.save_every == 0:
-                self.save_state()
-            if stopped and not done:
-                return False
-        return True
-
-    def save_state(self) -> None:
-        """Save everything a later run needs; a stop at any moment leaves the last one whole."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f'value.{k}': v.detach() for k, v in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f'{key}.{name}'] = value
-        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
-        name = f'state-{self.step}.safetensors'
-        save_file(tensors, self.folder / name)
-        note = {'step': self.step, 'file': name, 'recipe': vars(self.recipe),
-                'saved': time.strftime('%Y-%m-%d %H:%M:%S')}
-        temporary = self.folder / 'state.json.part'
-        temporary.write_text(json.dumps(note, indent=2))
-        temporary.replace(self.folder / 'state.json')
-        for old in self.folder.glob('state-*.safetensors'):
-            if old.name != name:
-                old.unlink()
-
-    def _load(self) -> None:
-        note = json.loads((self.folder / 'state.json').read_text())
-        if note['recipe'] != vars(self.recipe):
-            raise ModelError(f'{self.folder} holds a run with another recipe: choose a new folder '
-                             'or the same numbers')
-        tensors = load_file(self.folder / note['file'])
-        self.step = note['step']
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f'value.{name}'])
-        for name, parameter in self.parameters.items():
-            if f'exp_avg.{name}' in tensors:
-                self.optimizer.state[parameter] = {
-                    k: tensors[f'{k}.{name}'] for k in ('step', 'exp_avg', 'exp_avg_sq')}
+        return loss, figures
 
     def export(self, folder: Path) -> None:
-        """Write the Hugging Face folder."""
+        """See ResumableRun."""
         save(self.model, folder)

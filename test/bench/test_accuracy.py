@@ -10,7 +10,6 @@ import pytest
 
 from neuron_chunk_ros.bench import tabletop_model
 from neuron_chunk_ros.bench.accuracy.curves import Curve
-from neuron_chunk_ros.bench.accuracy.exam import Exam
 from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, frame_seconds
 from neuron_chunk_ros.bench.accuracy.variants import (
     BASELINE,
@@ -23,6 +22,7 @@ from neuron_chunk_ros.bench.accuracy.variants import (
     Variant,
     simulated,
 )
+from neuron_chunk_ros.bench.tabletop_exam import tabletop_exam
 from neuron_chunk_ros.storage.profile import Profile
 
 PROFILE = dataclasses.replace(Profile.assumed(), batch_seconds=5e-5)
@@ -34,7 +34,7 @@ def evaluation():
                       sparsities=(0.0, 0.5), scenes=3, repeats=4)
     model = tabletop_model.load()
     calibrated = tabletop_model.calibrated(3, 1, lambda done, total: None)
-    return Evaluation(options, model, Exam(model, 3, 2), calibrated, 512)
+    return Evaluation(options, model, tabletop_exam(model, 3, 2), calibrated, 512)
 
 
 @pytest.mark.slow

@@ -195,3 +195,28 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, profile):
     assert process.returncode == 130, error
     assert 'Traceback' not in error
     assert not list(storage.iterdir()) and not (tmp_path / 'out').exists()
+
+
+def test_planes_over_tabletop(tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    found = run(tmp_path, 'planes', '--quick', '--exams', 'tabletop', '--out', str(out))
+    check_files(out, 'planes', found)
+    ways = {(one['how'], one['share']) for one in found['points']}
+    assert ways == {('plain', 1.0), *(('base of 4 bits held', s) for s in (0.0, 0.3, 1.0)),
+                    *(('hot rows held', s) for s in (0.0, 0.3)), ('left out', 0.7)}
+    at = {(one['how'], one['share'], one['chosen_for']): one for one in found['points']}
+    held = at['hot rows held', 0.3, 'frames']['held_mib']
+    assert held == at['base of 4 bits held', 0.3, 'frames']['held_mib'] > 1
+    # what nobody could get right by chance: nearly all with bases, few without
+    assert at['base of 4 bits held', 1.0, 'frames and words']['value'] > 0.9
+    assert at['hot rows held', 0.0, 'frames and words']['value'] < 0.5
+
+
+def test_exams_that_are_none(capsys, tmp_path):
+    for arguments, words in ((['--exams', 'easy-vqa'], 'easy-vqa needs --model'),
+                             (['--exams', 'chess'], "no exam 'chess': choose from tabletop"),
+                             (['--splits', 'int8/7', '--exams', 'tabletop'], 'a base has 2, 3')):
+        assert main(['bench', 'planes', '--quick', '--path', str(tmp_path), *arguments]) == 1
+        assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

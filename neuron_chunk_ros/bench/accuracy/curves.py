@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from neuron_chunk_ros.bench.accuracy.exam import Exam
 from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, TimedReading
 from neuron_chunk_ros.bench.accuracy.variants import BASELINE, DENSE_OURS, Contestant, Variant
 from neuron_chunk_ros.bench.statistics import (
@@ -20,6 +19,7 @@ from neuron_chunk_ros.bench.statistics import (
     resampled,
     seconds_at,
 )
+from neuron_chunk_ros.tabletop.exam import Exam
 
 
 class Scores:

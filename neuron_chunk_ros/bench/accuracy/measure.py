@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from neuron_chunk_ros.bench.accuracy.exam import Exam
 from neuron_chunk_ros.bench.accuracy.masking import FrameMasks
 from neuron_chunk_ros.bench.accuracy.selecting import FrameSelections, Select, as_runs
 from neuron_chunk_ros.bench.accuracy.variants import (
@@ -37,6 +36,7 @@ from neuron_chunk_ros.chunking.policies import Policy
 from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
 from neuron_chunk_ros.storage.scratch_file import scratch_file
+from neuron_chunk_ros.tabletop.exam import Exam
 
 GRID = tuple(tenth / 10 for tenth in range(8))
 SIMULATED_BLOCK = 512  # NVMe drives' logical block
@@ -160,7 +160,7 @@ class Evaluation:
             self._select(variant, decoder or self._options.decoders[0], sparsity),
             self._orders(variant), self._options.repeats)
         with FrameMasks(self._model, self._calibrated.groups, chooser) as masks:
-            right = self._exam.right(self._model, masks.enter_batch)
+            right = self._exam.right(self._model, lambda sheet: masks.enter_batch(sheet.frames))
         return ExamOutcome(right, chooser.read, chooser.importance_kept)
 
     def _select(self, variant: Variant, decoder: str, sparsity: float) -> Select:

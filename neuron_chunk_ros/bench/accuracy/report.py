@@ -12,7 +12,6 @@ from neuron_chunk_ros.bench import goals, paper
 from neuron_chunk_ros.bench.accuracy import figures as accuracy_figures
 from neuron_chunk_ros.bench.accuracy import records as accuracy_records
 from neuron_chunk_ros.bench.accuracy.curves import Curves, Scores
-from neuron_chunk_ros.bench.accuracy.exam import Exam
 from neuron_chunk_ros.bench.accuracy.measure import AccuracyOptions, Evaluation, TimedReading
 from neuron_chunk_ros.bench.accuracy.variants import (
     ABLATION,
@@ -28,6 +27,7 @@ from neuron_chunk_ros.bench.accuracy.variants import (
 from neuron_chunk_ros.bench.read import figures as read_figures
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 from neuron_chunk_ros.bench.statistics import interval, running_correction
+from neuron_chunk_ros.tabletop.exam import Exam
 
 _TIMES = '{:.2f}x'
 _SHOWN = (DENSE_OURS, BASELINE, Contestant(TOPK, 'paper'),

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import pydoc_data.topics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neuron_chunk_ros.bench.prose import WINDOW, prose, windows
 from neuron_chunk_ros.bench.text.answers import QUESTIONS, Spoken, speak, texts
 from neuron_chunk_ros.compress import bundles
 from neuron_chunk_ros.compress import recipe as recipes
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BenchError
 from neuron_chunk_ros.families import PromptPart
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.splits import rows_and_base
 from neuron_chunk_ros.storage.bundle import Bundle
 
-WINDOW = 512  # tokens of prose that are judged together
 _SAMPLE = 1200  # letters of prose that a calibration sample has
 
 
@@ -69,18 +67,6 @@ class Outcome:
         return math.exp(float(self.loss.mean()))
 
 
-def prose() -> tuple[str, str]:
-    """Return two texts of English prose that have nothing in common: to judge, to calibrate."""
-    topics = pydoc_data.topics.topics
-    names = sorted(topics)
-    judged, other = ('\n\n'.join(topics[name] for name in names[at::2]).split('\n\n')
-                     for at in (0, 1))
-    # Topics share whole paragraphs.
-    seen = {' '.join(paragraph.split()) for paragraph in judged}
-    return '\n\n'.join(judged), '\n\n'.join(
-        paragraph for paragraph in other if ' '.join(paragraph.split()) not in seen)
-
-
 def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, int], None]
             ) -> tuple[list[Outcome], list[Spoken]]:
     """Make each bundle in a scratch folder, have it read the prose and answer, remove it.
@@ -94,6 +80,7 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
     ways = [Way(f'{share:.0%} of the rows, {_tokens(sharing)}', 'prefill', share, sharing)
             for sharing in options.sharing for share in options.shares]
     wanted, other = prose()
+    ids = windows(options.model, wanted, options.windows)
     plain = folder / 'plain'
     convert(options.model, plain, 'bfloat16')
     outcomes, spoken = [], []
@@ -106,7 +93,6 @@ def measure(options: TextOptions, folder: Path, progress: Callable[[str, int, in
 
     def judge(how: str, path: Path, ways: Sequence[Way] = (Way(),)) -> None:
         with Session.open(path, policy='topk', drafts=False, max_context=WINDOW) as session:
-            ids = _windows(session, wanted, options.windows)
             for way in ways:
                 label = ', '.join(filter(None, (how, way.label)))
                 session.configure(text_sparsity=1 - way.share)
@@ -143,16 +129,6 @@ def _tokens(sharing: int) -> str:
 def _samples(text: str, number: int) -> list[tuple[str, list]]:
     step = max(1, len(text) // number)
     return [(text[at:at + _SAMPLE], []) for at in range(0, step * number, step)]
-
-
-def _windows(session: Session, text: str, number: int) -> torch.Tensor:
-    """Return int64 [windows, WINDOW], spread over the text."""
-    ids = session._prompts.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    step = max(WINDOW, len(ids) // number)
-    found = [ids[at:at + WINDOW] for at in range(0, step * number, step)]
-    if any(len(window) < WINDOW for window in found):
-        raise BenchError(f'the prose has fewer than {number} windows of {WINDOW} tokens')
-    return torch.tensor(found)
 
 
 def _judged(how: str, session: Session, ids: torch.Tensor, way: Way,

