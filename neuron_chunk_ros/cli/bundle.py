@@ -137,6 +137,9 @@ def _forecast(bundle, args: argparse.Namespace) -> int:
     held = ', '.join(f'{getattr(plan, kind) / 2**20:.0f} {kind.replace("_", " ")}'
                      for kind in kinds if getattr(plan, kind))
     print(f'{"memory":<12} {plan.total / 2**20:.0f} MiB: {held}')
+    if plan.streamed:
+        print(f'{"bases":<12} {len(plan.streamed)} of {len(bundle.multiplied)} groups\' are read '
+              'for each step: drafts come from the prompt alone, a drive that fails ends answers')
     for what, reading in (('word', found.word), ('frame', found.frame)):
         print(f'{what:<12} {_mb(reading.nbytes)} MB read where nothing is skipped, '
               f'{reading.seconds:.2f} s by the profile')

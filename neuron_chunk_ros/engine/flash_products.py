@@ -137,7 +137,7 @@ class FlashProducts:
         elif self._lost:  # what was under way has come back
             self._ring.clear()
             self._lost = False
-        elif (self.bases.nbytes and step.deadline is not None
+        elif (self.bases.complete and step.deadline is not None
               and self.chooser.foretold(step) > step.remaining()):
             self.abandon()
             self._coarse_step = True
@@ -204,6 +204,8 @@ class FlashProducts:
         self._step.check()
         inputs = self._as_stored(group, inputs)
         base = self.bases.weights(group)
+        if base is None and group.name in self.bases.streamed:
+            base = self._streamed_base(group)
         if base is None:
             if self._lost and (self.heads.missing(group) or len(self.heads.weights(group))
                                < group.rows):
@@ -219,6 +221,25 @@ class FlashProducts:
                 raise
             self._lose(error, before)
         return self._coarse(group, inputs, base)
+
+    def _streamed_base(self, group: Group) -> torch.Tensor:
+        """Return a base that isn't held, and have the next one on its way."""
+        coming, looks = self.bases.come(group.name), 0
+        try:
+            with self._waiting(group):
+                while (stats := coming.batch.wait(LOOK_EVERY)) is None:
+                    looks += 1
+                    self._look(group, looks)
+        except BaseException:
+            self.bases.drop()
+            raise
+        self._enter(group, stats, coming.started)
+        base = self.bases.arrived(group)
+        at = self._now.index(group.name) + 1
+        # Behind the last one comes the next step's first.
+        self.bases.come(next(name for name in (*self._now[at:], *self._now)
+                             if name in self.bases.streamed))
+        return base
 
     def _refined(self, group: Group, inputs: torch.Tensor, base: torch.Tensor | None
                  ) -> torch.Tensor:
@@ -458,23 +479,28 @@ class FlashProducts:
 
     def _land(self, group: Group, flight: _Flight) -> None:
         """Wait for the oldest piece to its end, and enter it in the bill."""
-        step, bill, looks = self._step, self._step.bill, 0
+        looks = 0
         with self._waiting(group):
             while (stats := flight.batch.wait(LOOK_EVERY)) is None:
                 looks += 1
                 self._look(group, looks)
         self._flights.popleft()
         self.drive.worked()
+        self._enter(group, stats, flight.started)
+
+    def _enter(self, group: Group, stats, started: float) -> None:
+        """Enter a read that came to its end in the bill."""
+        step, bill = self._step, self._step.bill
         bill.bytes_read += stats.bytes_read
         bill.bytes_used += stats.bytes_wanted
         bill.requests += stats.requests
         # Reads of several pieces overlap; their common time counts once. What was read before
         # the step began is not its time.
-        done = flight.started + stats.seconds
-        begun = max(flight.started, self._read_until, step.started)
+        done = started + stats.seconds
+        begun = max(started, self._read_until, step.started)
         bill.read_seconds += max(0.0, done - begun)
         self._read_until = max(self._read_until, done)
-        step.mark('read', group.name, flight.started, done)
+        step.mark('read', group.name, started, done)
 
     def _look(self, group: Group, looks: int) -> None:
         """Stop where the step is to end, or where the drive doesn't answer."""

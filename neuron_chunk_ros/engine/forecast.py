@@ -52,11 +52,13 @@ def forecast(bundle: Bundle, budget_mb: int | None, *, max_context: int, device:
     profile, note = profile_file.find(bundle.path)
     price = Optimal(profile or Profile.assumed(), block)
 
-    def reading(names) -> Reading:
+    def reading(names: list[str]) -> Reading:
         tails = [(bundle.multiplied[name].rows - plan.head_rows[name],
                   bundle.multiplied[name].row_bytes) for name in names]
+        tails += [(bundle.bases[name].rows, bundle.bases[name].row_bytes)
+                  for name in names if name in plan.streamed]
         return Reading(sum(rows * row_bytes for rows, row_bytes in tails),
                        sum(price.whole_seconds(*tail) for tail in tails if tail[0]))
 
-    return Forecast(plan, reading(bundle.multiplied),
-                    reading(name for name in bundle.multiplied if name != LM_HEAD), note)
+    return Forecast(plan, reading(list(bundle.multiplied)),
+                    reading([name for name in bundle.multiplied if name != LM_HEAD]), note)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from neuron_chunk_ros.engine.bases import base_bytes
+from neuron_chunk_ros.engine.bases import base_bytes, slot_bytes, to_stream
 from neuron_chunk_ros.engine.flash_embedding import embedding_bytes
 from neuron_chunk_ros.engine.flash_products import ring_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
@@ -43,6 +43,7 @@ class MemoryPlan:
     bases: int = 0        # of rows in two parts
     head_rows: Mapping[str, int] = field(default_factory=dict)  # by group
     coarse_words: bool = False  # whether words are among the bases, for a drive that fails
+    streamed: tuple[str, ...] = ()  # groups whose bases are read for each step; 2 are in buffers
 
     @property
     def total(self) -> int:
@@ -54,13 +55,15 @@ class MemoryPlan:
         """Raise MemoryBudgetError, with the numbers, where the budget is too small."""
         if budget_mb and self.total > budget_mb * MIB:
             held = f'{self.bases / MIB:.0f} bases of rows + ' if self.bases else ''
+            slots = ' (two of them for bases of rows)' if self.streamed else ''
             raise MemoryBudgetError(
                 f'memory_budget_mb is {budget_mb}, but {-(-self.total // MIB)} MB are needed: '
                 f'{self.resident / MIB:.0f} resident weights + {held}'
-                f'{self.buffers / MIB:.0f} read buffers + {self.kv_cache / MIB:.0f} KV cache + '
-                f'{self.activations / MIB:.0f} activations + {self.heads / MIB:.0f} heads + '
-                f'{self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context'
-                + (', or convert with a smaller --base or none' if self.bases else ''))
+                f'{self.buffers / MIB:.0f} read buffers{slots} + '
+                f'{self.kv_cache / MIB:.0f} KV cache + {self.activations / MIB:.0f} activations + '
+                f'{self.heads / MIB:.0f} heads + {self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context'
+                + (', or convert with a smaller --base or none' if self.bases or self.streamed
+                   else ''))
 
 
 def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, piece_bytes: int,
@@ -88,6 +91,10 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     plan = replace(plan, bases=_huge(base_bytes(bundle, faults=False)))
     if faults and (not budget_mb or with_words.total <= budget_mb * MIB):
         plan = with_words
+    elif budget_mb and plan.total > budget_mb * MIB and plan.bases:
+        streamed = to_stream(bundle, budget_mb * MIB - (plan.total - plan.bases) - 4 * MIB)
+        plan = replace(plan, bases=_huge(base_bytes(bundle, False, streamed)), streamed=streamed,
+                       buffers=plan.buffers + _huge(slot_bytes(bundle, streamed)))
     plan.check(budget_mb)
     left = budget_mb * MIB - plan.total if budget_mb else 0
     wanted = int(head_mb * MIB) if head_mb is not None else (

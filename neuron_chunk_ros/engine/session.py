@@ -67,7 +67,7 @@ class Session:
             stop_tokens(bundle.path, config, self._prompts),
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             drafting=Drafting(PromptLookup()) if drafts else None,
-            speculation=Speculation() if drafts and bundle.bases else None)
+            speculation=Speculation() if drafts and products.bases.complete else None)
         self._stream: FrameWindow | None = None
 
     @classmethod
@@ -143,8 +143,8 @@ class Session:
             tell = on_progress or (lambda share: None)
             first = bundle.base_bytes / max(1, bundle.base_bytes + bundle.resident_bytes)
             bases = Bases(bundle, reader, device, lambda share: tell(first * share),
-                          plan.coarse_words)
-            drive = Drive(forgiving=faults and bool(bundle.bases))
+                          plan.coarse_words, plan.streamed)
+            drive = Drive(forgiving=faults and bases.complete)
             products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases, drive)
             memory = KvMemory(text, context, dtype, device)
             model, groups = build_model(bundle, config, products, device,
@@ -197,6 +197,11 @@ class Session:
         if self._products.drive.forgiving and not self.plan.coarse_words:
             notes.append('memory_budget_mb leaves no room for coarse words: while the drive '
                          'fails, answers end at the first word that was not read before')
+        if self.plan.streamed:
+            notes.append(
+                f'memory_budget_mb leaves no room for {len(self.plan.streamed)} of '
+                f'{len(self.bundle.multiplied)} bases: they are read for each step, drafts '
+                'come from the prompt alone, and a drive that fails ends answers')
         if self._products.chooser.text_sparsity and not self.bundle.bases:
             notes.append(WORDS_SHARE)
         return notes
