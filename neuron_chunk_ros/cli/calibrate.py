@@ -19,7 +19,7 @@ def register(subparsers) -> None:
     samples.add_arguments(calibrate)
     calibrate.set_defaults(run=_calibrate, parser=calibrate)
 
-    text = 'write a bundle anew in another row order or storage layout'
+    text = 'write a bundle anew: other row order, storage layout, or cut of its rows'
     rewrite = subparsers.add_parser('rewrite', help=text, description=f'{text.capitalize()}.')
     rewrite.add_argument('source', metavar='SOURCE_DIR', help='a bundle')
     rewrite.add_argument('target', metavar='TARGET_DIR', help='folder to write; must not exist')
@@ -27,6 +27,9 @@ def register(subparsers) -> None:
                          help='order of the rows on flash; hot-cold needs a calibration')
     rewrite.add_argument('--layout', choices=('bundled', 'separate'),
                          help='linear layers that share an input side by side, or each alone')
+    rewrite.add_argument('--base', type=int, choices=(2, 3, 4), metavar='BITS',
+                         help='of rows in two parts, how many bits to hold in memory; rows stay '
+                              'the same to the bit')
     rewrite.set_defaults(run=_rewrite, parser=rewrite)
 
 
@@ -51,10 +54,10 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _rewrite(args: argparse.Namespace) -> int:
-    if args.order is None and args.layout is None:
-        args.parser.error('nothing to change: give --order or --layout')
+    if args.order is None and args.layout is None and args.base is None:
+        args.parser.error('nothing to change: give --order, --layout or --base')
     from neuron_chunk_ros.prepare.rewrite import rewrite
     with byte_progress('rewrite') as progress:
-        bundle = rewrite(args.source, args.target, args.order, args.layout, progress)
+        bundle = rewrite(args.source, args.target, args.order, args.layout, progress, args.base)
     print(f'{bundle.path}: {len(bundle.groups)} groups, {bundle.layout}, {bundle.order} order')
     return 0

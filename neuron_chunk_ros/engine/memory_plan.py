@@ -61,7 +61,8 @@ class MemoryPlan:
                 f'{self.resident / MIB:.0f} resident weights + {held}'
                 f'{self.buffers / MIB:.0f} read buffers{slots} + '
                 f'{self.kv_cache / MIB:.0f} KV cache + {self.activations / MIB:.0f} activations + '
-                f'{self.heads / MIB:.0f} heads + {self.key_copies / MIB:.0f} key copies; raise the budget, or lower max_context'
+                f'{self.heads / MIB:.0f} heads + {self.key_copies / MIB:.0f} key copies; '
+                'raise the budget, or lower max_context'
                 + (', or convert with a smaller --base or none' if self.bases or self.streamed
                    else ''))
 

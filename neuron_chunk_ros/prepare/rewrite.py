@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a bundle anew with its rows in another order, or its linear layers stored otherwise.
+"""Writing a bundle anew: its rows in another order, stored otherwise, or cut elsewhere.
 
 The model stays the same to the byte: going back gives the same files.
 """
@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from neuron_chunk_ros.chunking.hot_cold import hot_cold_order
-from neuron_chunk_ros.errors import BundleError
+from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.families import Family, family_for
 from neuron_chunk_ros.prepare.calibration_mapping import CalibrationMapping
 from neuron_chunk_ros.prepare.checkpoint import Stored, read_pieces
 from neuron_chunk_ros.prepare.convert import Counter, CountProgress
+from neuron_chunk_ros.prepare.splits import split_of
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group, GroupPlan
 from neuron_chunk_ros.storage.layout import (
@@ -32,6 +33,7 @@ from neuron_chunk_ros.storage.layout import (
     RowOrder,
     base_name,
 )
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -40,8 +42,9 @@ _PIECE_BYTES = 4 << 20
 
 
 def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | None = None,
-            layout: str | None = None, progress: CountProgress | None = None) -> Bundle:
-    """Write a bundle's copy with another row order or storage layout and return it, opened.
+            layout: str | None = None, progress: CountProgress | None = None,
+            base: int | None = None) -> Bundle:
+    """Write a bundle's copy with another row order, storage layout or cut and return it, opened.
 
     One group is in memory at a time. A calibration comes along.
 
@@ -49,8 +52,11 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
         visual tokens' marks (Neuron Chunking, section 4); 'original': the model's own order; None:
         as it is.
     :param layout: 'bundled' or 'separate', see convert; None: as it is.
+    :param base: bits of the decoder's bases, where rows are in two parts; None: as they are. A
+        fine row stays the same to the bit, which fewer bits of a base may not allow.
     :raises BundleError: for a source that can't be used, is damaged or, for hot-cold order, not
-        calibrated; for a target that can't be written. Nothing is left at the target.
+        calibrated; for rows that can't be cut so; for a target
+        that can't be written. Nothing is left at the target.
     """
     for name, value, known in (('order', order, ORDERS), ('layout', layout, LAYOUTS)):
         if value is not None and value not in known:
@@ -69,12 +75,15 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     plans = family.groups(config, layout or bundle.layout)
     homes = _homes(bundle, plans)
     plans = [_as_stored(bundle, plan, homes) for plan in plans]
+    cuts = {} if base is None else {plan.name: _cut(bundle, plan, base) for plan in plans}
     mapping = CalibrationMapping(bundle, plans, homes)
     orders = _orders(bundle, family, plans, homes, mapping, order)
     resident = resident_of(bundle)
     copied = [bundle.path / name for name in bundle.files]
     tables = [plan for plan in plans_of(bundle) if plan.name not in bundle.groups]
-    everything = [*(p for p in tables if p.name == EMBEDDING), *plans,
+    everything = [*(p for p in tables if p.name == EMBEDDING),
+                  *(replace(p, dtype=to.refinement.name, base=to.base.name)
+                    if (to := cuts.get(p.name)) else p for p in plans),
                   *(p for p in tables if p.name == LM_HEAD)]
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
@@ -84,11 +93,14 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
         for path in copied:
             writer.copy_file(path)
         for plan in plans:
-            writer.write_group(plan.name, _rows(plan, homes, sources, orders, count),
-                               homes[plan.members[0].name][0].kept)
-            if plan.base:
-                writer.write_group(base_name(plan.name),
-                                   _rows(plan, _base_homes(plan, homes), sources, orders, count))
+            rows = _rows(plan, homes, sources, orders, count)
+            bases = (_rows(plan, _base_homes(plan, homes), sources, orders, count)
+                     if plan.base else None)
+            if plan.name in cuts:
+                rows, bases = _recut(bundle, plan, rows, bases, cuts[plan.name])
+            writer.write_group(plan.name, rows, homes[plan.members[0].name][0].kept)
+            if bases is not None:
+                writer.write_group(base_name(plan.name), bases)
         for table in bundle.stored.values():
             if table.name in (EMBEDDING, LM_HEAD):
                 for group in filter(None, (table, table.base)):
@@ -135,6 +147,36 @@ def _as_stored(bundle: Bundle, plan: GroupPlan, homes: dict) -> GroupPlan:
     base = groups[0].base
     return replace(plan, dtype=groups[0].dtype, rows=groups[0].rows, inputs=groups[0].inputs,
                    base=base.dtype if base else '')
+
+
+def _cut(bundle: Bundle, plan: GroupPlan, base: int) -> Split:
+    """Return how a group's rows are to be cut. Raises BundleError where that is none."""
+    if not plan.base:
+        raise BundleError(f'{bundle.path}: rows of {plan.name} are whole; to cut them in two, '
+                          'convert the model with --base')
+    bits = Split(PACKED_FORMATS[plan.base], REFINEMENTS[plan.dtype]).bits
+    try:
+        return split_of(f'int{bits}', base)
+    except ModelError as error:
+        raise BundleError(f'{bundle.path}: {error}') from error
+
+
+def _recut(bundle: Bundle, plan: GroupPlan, rows: Iterator[np.ndarray],
+           bases: Iterator[np.ndarray], to: Split) -> tuple[Iterator[np.ndarray], ...]:
+    """Return a group's refinement and base as `to` cuts them; a group is in memory."""
+    before = Split(PACKED_FORMATS[plan.base], REFINEMENTS[plan.dtype])
+    fine, coarse = np.concatenate(list(rows)), np.concatenate(list(bases))
+    parts = []
+    for first in range(0, plan.rows, most := max(1, _PIECE_BYTES // plan.columns)):
+        some = slice(first, first + most)
+        try:
+            parts.append(before.recut(coarse[some], fine[some], plan.widths, to))
+        except ValueError as error:
+            raise BundleError(
+                f"{bundle.path}: rows of {plan.name} can't have a base of {to.base.bits} bits "
+                f'and stay the same ({error}); choose more bits, or convert the model anew'
+            ) from error
+    return iter([refinement for _, refinement in parts]), iter([base for base, _ in parts])
 
 
 def _homes(bundle: Bundle, plans: list[GroupPlan]) -> dict[str, tuple[Group, int]]:

@@ -230,6 +230,29 @@ class Split:
             at, behind = at + size, behind + more
         return np.concatenate(found, axis=1)
 
+    def recut(self, base: np.ndarray, refinement: np.ndarray, widths: Sequence[int], to: Split
+              ) -> tuple[np.ndarray, np.ndarray]:
+        """Return both parts of rows cut elsewhere: what they stand for stays the same to the bit.
+
+        :param base, refinement: uint8 [rows, row bytes], as for `unpack_rows`.
+        :raises ValueError: where `to` has no such integer: its base has fewer bits, or another
+            group.
+        """
+        if to.bits != self.bits or to.base.group != self.base.group:
+            raise ValueError(f'{self.name} and {to.name} are not the same integers')
+        bases, refinements, at, behind = [], [], 0, 0
+        for width in widths:
+            size, more = self.base.segment_bytes(width), self.refinement.segment_bytes(width)
+            high, scales = self.base.unpack(base[:, at:at + size], width)
+            low = self.refinement.unpack(refinement[:, behind:behind + more], width)
+            coarse, rest = to.cut(self.join(high, low))
+            # A power of two: no bit of a scale is lost.
+            steps = np.float32(2.0 ** (to.refinement.bits - self.refinement.bits))
+            bases.append(to.base.pack(coarse, scales * steps))
+            refinements.append(to.refinement.pack(rest))
+            at, behind = at + size, behind + more
+        return np.concatenate(bases, axis=1), np.concatenate(refinements, axis=1)
+
 
 def _rounded(values: np.ndarray, bits: int, group: int, shrinks: np.ndarray, name: str
              ) -> tuple[np.ndarray, np.ndarray]:
