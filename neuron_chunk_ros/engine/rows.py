@@ -96,6 +96,8 @@ def widen(weights: torch.Tensor, group: Group, out: torch.Tensor) -> None:
             _native.unpack_rows(weights.data_ptr() + at, weights.stride(0), len(weights), width,
                                 made.bits, made.group, target.data_ptr(), _UNPACKED[out.dtype],
                                 out.stride(0), torch.get_num_threads())
+        elif (fused := _fused(out.device)) and weights.device == out.device:
+            fused.widen_segment(weights[:, at:at + made.segment_bytes(width)], made, target)
         else:
             target.copy_(_unpacked(weights[:, at:at + made.segment_bytes(width)], made, width))
         left, at = left + width, at + made.segment_bytes(width)
@@ -110,6 +112,10 @@ def widen_split(base: torch.Tensor, places: np.ndarray | None, finer: torch.Tens
     :param finer: the same rows' refinement, uint8 [rows, row bytes]; None: the base alone.
     """
     split, left, at, behind = group.split, 0, 0, 0
+    fused = _fused(out.device)
+    if fused is not None:  # once for all segments
+        picked = None if places is None else torch.from_numpy(places).to(out.device)
+        finer = None if finer is None else finer.to(out.device)
     for width in group.widths:
         target = out[:, left:left + width]
         size, more = split.base.segment_bytes(width), split.refinement.segment_bytes(width)
@@ -120,6 +126,10 @@ def widen_split(base: torch.Tensor, places: np.ndarray | None, finer: torch.Tens
                 torch.get_num_threads(), '', places,
                 *(() if finer is None else (finer.data_ptr() + behind, finer.stride(0),
                                             split.refinement.bits)))
+        elif fused is not None:
+            low = None if finer is None else finer[:, behind:behind + more]
+            fused.widen_segment(base[:, at:at + size], split.base, target, picked, low,
+                                split.refinement)
         else:
             some = base if places is None else base.index_select(
                 0, torch.from_numpy(places).to(base.device))
@@ -127,6 +137,18 @@ def widen_split(base: torch.Tensor, places: np.ndarray | None, finer: torch.Tens
             target.copy_(_unpacked(some[:, at:at + size], split.base, width, low,
                                    split.refinement.bits))
         left, at, behind = left + width, at + size, behind + more
+
+
+@functools.cache
+def _fused(device: torch.device):
+    """Return the module that widens rows in one pass on this device; None where there is none."""
+    if device.type != 'cuda':
+        return None
+    try:
+        from neuron_chunk_ros.engine import triton_rows
+    except ImportError:  # no Triton came with this torch
+        return None
+    return triton_rows
 
 
 def _unpacked(packed: torch.Tensor, made: PackedFormat, columns: int,

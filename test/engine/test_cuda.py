@@ -8,7 +8,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.engine.device_copies import DeviceCopies
+from neuron_chunk_ros.engine.rows import _unpacked
 from neuron_chunk_ros.engine.session import Session
+from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
 
@@ -52,6 +55,41 @@ def test_sparse_steps_equal_those_of_the_cpu(tiny_bundles, sparsity):
     one, other = answers
     assert one.text == other.text
     assert [s.rows_selected for s in one.steps] == [s.rows_selected for s in other.steps]
+
+
+@pytest.mark.parametrize('rows, base', [('int8', None), ('int4', None), ('int8', 4), ('int8', 3)])
+def test_packed_rows_say_what_they_say_on_the_cpu(tiny_models, tmp_path, rows, base):
+    bundle = convert(tiny_models['tiny-qwen2-vl'], tmp_path / 'bundle', rows=rows, base=base).path
+    texts = []
+    for device in ('cpu', 'cuda'):
+        with Session.open(bundle, policy='topk', sparsity=0.5, device=device, piece_mb=0.02,
+                          drafts=False) as session:
+            texts.append([session.ask(QUESTION, [picture(seed)], max_new_tokens=6).text
+                          for seed in range(2)])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('picks', [False, True])
+@pytest.mark.parametrize('refined', [False, True])
+def test_triton_widens_rows_as_torch_does(dtype, picks, refined):
+    triton_rows = pytest.importorskip('neuron_chunk_ros.engine.triton_rows',
+                                      reason='Triton is not installed here')
+    rng, columns = np.random.default_rng(0), 4868
+    for base, rest in ((4, 4), (3, 5), (2, 6)):
+        split = Split(PACKED_FORMATS[f'int{base}-16'], REFINEMENTS[f'plus{rest}'])
+        fine, scales = split.quantise(rng.standard_normal((300, columns)).astype(np.float32))
+        high, low = split.cut(fine)
+        packed = torch.from_numpy(split.base.pack(high, scales)).cuda()
+        places = torch.from_numpy(rng.permutation(300)[:200]).cuda()
+        some = packed[places] if picks else packed
+        finer = torch.from_numpy(split.refinement.pack(low)).cuda() if refined else None
+        finer = finer[places].contiguous() if refined and picks else finer
+        out = torch.empty(len(some), columns, dtype=dtype, device='cuda')
+        triton_rows.widen_segment(packed, split.base, out, places if picks else None, finer,
+                                  split.refinement)
+        want = _unpacked(some, split.base, columns, finer, split.refinement.bits).to(dtype)
+        assert torch.equal(out, want)
 
 
 def test_a_buffer_is_not_filled_while_it_is_copied():
