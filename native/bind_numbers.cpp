@@ -205,9 +205,9 @@ PackedKernel kernel_of(const std::string& name) {
 }
 
 void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t stride,
-                     std::int64_t columns, int bits, std::int64_t group, Floats& out,
-                     std::int64_t first, int threads, const std::string& kernel,
-                     std::uintptr_t scales, std::int64_t scale_stride,
+                     const std::vector<std::int64_t>& widths, int bits, std::int64_t group,
+                     Floats& out, std::int64_t first, int threads, const std::string& kernel,
+                     std::uintptr_t scales, std::int64_t scale_stride, int scale_bits,
                      const std::optional<Indices>& scale_rows, float unit,
                      const std::optional<Indices>& places, std::uintptr_t finer,
                      std::int64_t finer_stride, int finer_bits) {
@@ -217,38 +217,53 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
   if (inputs.shape(0) < 1 || inputs.shape(0) > 64) {
     throw std::invalid_argument("there must be 1 to 64 tokens");
   }
-  Segment segment = segment_of(data, stride, inputs.shape(1), columns, bits, group);
-  segment.unit = unit;
-  if (scales == 0) {
-    expect_scales(segment);
-  } else {
-    if (scale_stride < scale_bytes(segment)) {
-      throw std::invalid_argument("the scales' stride is shorter than a row's scales");
-    }
-    segment.scales = reinterpret_cast<const std::uint8_t*>(scales);
-    segment.scale_stride = scale_stride;
-    segment.scale_rows = places_of(scale_rows, segment.rows);
-  }
-  segment.places = places_of(places, segment.rows);
-  std::optional<Segment> refinement;
-  if (finer != 0) {
-    if (!can_refine(bits, finer_bits) || group != 16) {
-      throw std::invalid_argument("no product with rows and a refinement of these bits");
-    }
-    refinement = segment_of(finer, finer_stride, segment.rows, columns, finer_bits, group);
-    segment.unit = unit / static_cast<float>(1 << finer_bits);
-  }
-  if (first < 0 || first > out.shape(1) - columns) {
-    throw std::invalid_argument("the segment's columns don't fit out");
+  if (finer != 0 && (!can_refine(bits, finer_bits) || group != 16)) {
+    throw std::invalid_argument("no product with rows and a refinement of these bits");
   }
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+  if (widths.empty()) throw std::invalid_argument("a row must have a segment");
+  const std::int64_t rows = inputs.shape(1);
   const PackedKernel chosen = kernel_of(kernel);
-  float* const sums = out.mutable_data() + first;  // throws where it may not be written
+  float* const sums = out.mutable_data();  // throws where it may not be written
+  std::vector<PackedPart> parts;
+  // Bytes from the beginning of a row, of its base and of its refinement.
+  std::int64_t at = 0, scales_at = 0, finer_at = 0, column = first;
+  for (const std::int64_t columns : widths) {
+    PackedPart part{segment_of(data, stride, rows, columns, bits, group), {}, finer != 0, nullptr};
+    part.segment.data += at;
+    part.segment.unit = unit;
+    part.segment.places = places_of(places, rows);
+    at += part.segment.value_bytes();
+    if (scales == 0) {
+      at += scale_bytes(part.segment);
+    } else {
+      const Segment base = segment_of(scales, scale_stride, rows, columns, scale_bits, group);
+      part.segment.scales = base.data + scales_at + base.value_bytes();
+      part.segment.scale_stride = scale_stride;
+      part.segment.scale_rows = places_of(scale_rows, rows);
+      scales_at += base.value_bytes() + scale_bytes(base);
+    }
+    if (finer != 0) {
+      part.finer = segment_of(finer, finer_stride, rows, columns, finer_bits, group);
+      part.finer.data += finer_at;
+      part.segment.unit = unit / static_cast<float>(1 << finer_bits);
+      finer_at += part.finer.value_bytes();
+    }
+    if (column < 0 || column > out.shape(1) - columns) {
+      throw std::invalid_argument("the segments' columns don't fit out");
+    }
+    part.out = sums + column;
+    column += columns;
+    parts.push_back(part);
+  }
+  if (stride < at || (scales != 0 && scale_stride < scales_at) ||
+      (finer != 0 && finer_stride < finer_at)) {
+    throw std::invalid_argument("the stride is shorter than a row");
+  }
   const float* const values = inputs.data();
   const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
   py::gil_scoped_release release;
-  add_packed_product(segment, refinement ? &*refinement : nullptr, values, tokens, sums,
-                     out_stride, threads, chosen);
+  add_packed_products(parts, values, tokens, out_stride, threads, chosen);
 }
 
 void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
@@ -367,21 +382,21 @@ void bind_numbers(py::module_& m) {
         "Add inputs [tokens, count] @ W to out [tokens, columns], all float32. W is `count` rows "
         "of `columns` values of type `dtype` from the address `weights` on.");
   m.def(
-      "packed_products", &packed_products, py::arg("inputs").noconvert(), py::arg("segment"),
-      py::arg("stride"), py::arg("columns"), py::arg("bits"), py::arg("group"),
+      "packed_products", &packed_products, py::arg("inputs").noconvert(), py::arg("rows"),
+      py::arg("stride"), py::arg("widths"), py::arg("bits"), py::arg("group"),
       py::arg("out").noconvert(), py::arg("first"), py::arg("threads"), py::arg("kernel") = "",
-      py::arg("scales") = 0, py::arg("scale_stride") = 0, py::arg("scale_rows") = py::none(),
-      py::arg("unit") = 1.0F, py::arg("places") = py::none(), py::arg("finer") = 0,
-      py::arg("finer_stride") = 0, py::arg("finer_bits") = 0,
-      "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is a "
-      "segment of packed rows (storage/packed_rows.py) that begins at an address, `stride` bytes "
-      "from row to row, of `columns` integers of `bits` bits, one scale for `group` of them. "
-      "kernel: one of packed_kernels(), '' for the best. A refinement has no scales: those of "
-      "its rows' bases are at the address `scales`, `scale_stride` bytes from row to row; row i's "
-      "is number scale_rows[i], int64, and `unit` times as large. places: int64 [rows], which "
-      "rows "
-      "of the segment they are; None: all. finer: the address of the rows' refinement, one after "
-      "another; only with a base of 4 bits and 4 more, or of 3 and 5, in groups of 16.");
+      py::arg("scales") = 0, py::arg("scale_stride") = 0, py::arg("scale_bits") = 0,
+      py::arg("scale_rows") = py::none(), py::arg("unit") = 1.0F, py::arg("places") = py::none(),
+      py::arg("finer") = 0, py::arg("finer_stride") = 0, py::arg("finer_bits") = 0,
+      "Add inputs [tokens, rows] @ W to the columns of out [tokens, n] from `first` on. W is "
+      "packed "
+      "rows (storage/packed_rows.py) from an address on, `stride` bytes from row to row: segments "
+      "of `widths` integers of `bits` bits, one scale for `group` of them. kernel: one of "
+      "packed_kernels(), '' for the best. A refinement has no scales: those of its rows' bases, "
+      "rows of `scale_bits` bits, are at the address `scales`, `scale_stride` bytes from row to "
+      "row; row i's is number scale_rows[i], int64, and `unit` times as large. places: int64 "
+      "[rows], which rows they are; None: all. finer: the address of the rows' refinement, one "
+      "after another; only with a base of 4 bits and 4 more, or of 3 and 5, in groups of 16.");
   m.def(
       "packed_kernels",
       [] {

@@ -112,17 +112,36 @@ const PackedKernel& best_packed_kernel() {
   return best;
 }
 
-void add_packed_product(const Segment& segment, const Segment* finer, const float* inputs,
-                        std::int64_t tokens, float* out, std::int64_t out_stride, int threads,
-                        const PackedKernel& kernel) {
-  const std::int64_t blocks = (segment.columns + kBlock - 1) / kBlock;
-  const std::int64_t worth = 1 + segment.rows * segment.columns * tokens / (1 << 19);
+void add_packed_products(const std::vector<PackedPart>& parts, const float* inputs,
+                         std::int64_t tokens, std::int64_t out_stride, int threads,
+                         const PackedKernel& kernel) {
+  const auto blocks_of = [](const PackedPart& part) {
+    return (part.segment.columns + kBlock - 1) / kBlock;
+  };
   // Shares are whole tiles of the kernels: what is left over is slower.
-  const std::int64_t tiles = (blocks + kTileBlocks - 1) / kTileBlocks;
+  const auto tiles_of = [&](const PackedPart& part) {
+    return (blocks_of(part) + kTileBlocks - 1) / kTileBlocks;
+  };
+  std::int64_t tiles = 0, values = 0;
+  for (const PackedPart& part : parts) {
+    tiles += tiles_of(part);
+    values += part.segment.rows * part.segment.columns;
+  }
+  const std::int64_t worth = 1 + values * tokens / (1 << 19);
   share_out(static_cast<int>(std::min<std::int64_t>({threads, worth, tiles})), [&](int number,
                                                                                    int of) {
-    kernel.add(segment, finer, inputs, tokens, out, out_stride, tiles * number / of * kTileBlocks,
-               std::min(blocks, tiles * (number + 1) / of * kTileBlocks));
+    const std::int64_t begin = tiles * number / of, end = tiles * (number + 1) / of;
+    std::int64_t first = 0;  // tile of the part
+    for (const PackedPart& part : parts) {
+      const std::int64_t mine = tiles_of(part);
+      const std::int64_t from = std::clamp<std::int64_t>(begin - first, 0, mine);
+      const std::int64_t to = std::clamp<std::int64_t>(end - first, 0, mine);
+      if (from < to) {
+        kernel.add(part.segment, part.refined ? &part.finer : nullptr, inputs, tokens, part.out,
+                   out_stride, from * kTileBlocks, std::min(blocks_of(part), to * kTileBlocks));
+      }
+      first += mine;
+    }
   });
 }
 

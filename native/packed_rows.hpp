@@ -52,12 +52,20 @@ struct PackedKernel {
 std::vector<PackedKernel> packed_kernels();
 const PackedKernel& best_packed_kernel();
 
-// out[token][column] += the sum over rows of inputs[token][row] * value, in float32.
-// inputs: [tokens, rows]; out: rows of memory `out_stride` floats apart, [tokens, columns].
-// `finer`, where there is one, has the rows' refinement; only of those for which can_refine.
-void add_packed_product(const Segment& segment, const Segment* finer, const float* inputs,
-                        std::int64_t tokens, float* out, std::int64_t out_stride, int threads,
-                        const PackedKernel& kernel = best_packed_kernel());
+// One segment of a product. `finer`, where it is `refined`, has the rows' refinement; only of
+// those for which can_refine.
+struct PackedPart {
+  Segment segment;
+  Segment finer;
+  bool refined;
+  float* out;  // of the segment's first column
+};
+
+// out[token][column] += the sum over rows of inputs[token][row] * value, in float32, of all
+// segments of rows. inputs: [tokens, rows]; out: rows of memory `out_stride` floats apart.
+void add_packed_products(const std::vector<PackedPart>& parts, const float* inputs,
+                         std::int64_t tokens, std::int64_t out_stride, int threads,
+                         const PackedKernel& kernel = best_packed_kernel());
 inline bool can_refine(int bits, int finer) {
   return (bits == 4 && finer == 4) || (bits == 3 && finer == 5);
 }

@@ -31,8 +31,9 @@ class FlashGroup:
             product = self._products.multiply(
                 self.group, inputs.reshape(-1, self.group.in_features))
             product = product.view(*inputs.shape[:-1], self.group.columns)
-            widths = [m.columns for m in self.group.members]
-            self._parts = dict(enumerate(product.split(widths, dim=-1)))
+            if len(self.group.members) == 1:
+                return product
+            self._parts = dict(enumerate(product.split(self.group.widths, dim=-1)))
             self._input = inputs
         part = self._parts.pop(member)
         if not self._parts:

@@ -265,7 +265,7 @@ class FlashProducts:
         total = Sum(inputs, group, self._scratch, base)
         held = self.heads.weights(group)
         if base is not None:
-            self._add_base(total, group, base, [*waiting, runs.between(0, len(held))])
+            self._add_base(total, group, base, waiting, len(held))
         if len(held):
             self._add(total, group, np.array([[0, len(held)]], np.int64), held)
             bill.bytes_held += held.nbytes
@@ -312,20 +312,23 @@ class FlashProducts:
             self._step.bill.rows_total += group.rows
             self._step.bill.rows_selected += len(held)
             self._step.bill.rows_held += len(held)
-        self._add_base(total, group, base, [runs.between(0, len(held))])
+        self._add_base(total, group, base, [], len(held))
         if len(held):
             self._add(total, group, runs.between(0, len(held)), held)
             self._step.bill.bytes_held += held.nbytes
         self._step.group_done(len(self._now))
         return total.result()
 
-    def _add_base(self, total: Sum, group: Group, base: torch.Tensor, fine: list[np.ndarray]
-                  ) -> None:
-        """Add the base: while the refinement of the fine rows is on its way."""
-        fine = [rows for rows in fine if len(rows)]
-        coarse = runs.whole(group.rows)
-        if fine and not total.base_apart:
-            coarse = runs.difference(coarse, runs.union(fine, group.rows))
+    def _add_base(self, total: Sum, group: Group, base: torch.Tensor, fine: list[np.ndarray],
+                  held: int) -> None:
+        """Add the base: while the refinement of the fine rows is on its way.
+
+        :param fine: pieces that are going to be added, beside the first `held` rows.
+        """
+        coarse = None
+        if not total.base_apart and (fine or held):
+            fine = [rows for rows in (*fine, runs.between(0, held)) if len(rows)]
+            coarse = runs.difference(runs.whole(group.rows), runs.union(fine, group.rows))
         started = time.perf_counter()
         total.add_base(coarse)
         ended = time.perf_counter()

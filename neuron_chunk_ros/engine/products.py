@@ -119,26 +119,24 @@ class Sum:
                 weights[count:] = 0
         self._add(_columns(self.inputs, rows, len(weights)), weights)
 
-    def add_base(self, coarse: np.ndarray) -> None:
+    def add_base(self, coarse: np.ndarray | None) -> None:
         """Add the product with the base of some rows; of all of them where it is `base_apart`.
 
-        :param coarse: runs of the rows whose refinement is not going to be added.
+        :param coarse: runs of the rows whose refinement is not going to be added; None: all.
         """
-        if self.base_apart:
+        if coarse is None or self.base_apart:
             coarse = runs.whole(self._group.rows)
         if not len(coarse):
             return
         if not self.few:
             self._add_widened(coarse, None)
             return
-        made, first, at, count = self._group.split.base, 0, 0, runs.count(coarse)
+        made, count = self._group.split.base, runs.count(coarse)
         inputs = _columns(self._floats, coarse, count).contiguous().numpy()
         places = None if count == self._group.rows else runs.indices(coarse)
-        for width in self._group.widths:
-            _native.packed_products(inputs, self._base.data_ptr() + at, self._base.stride(0),
-                                    width, made.bits, made.group, self._out.numpy(), first,
-                                    torch.get_num_threads(), places=places)
-            first, at = first + width, at + made.segment_bytes(width)
+        _native.packed_products(inputs, self._base.data_ptr(), self._base.stride(0),
+                                self._group.widths, made.bits, made.group, self._out.numpy(), 0,
+                                torch.get_num_threads(), places=places)
 
     def result(self) -> torch.Tensor:
         """Return the sum in the inputs' dtype; its memory is used again for the next."""
@@ -147,27 +145,23 @@ class Sum:
         return self._out if self._begun else self._out.zero_()
 
     def _add_packed(self, inputs: np.ndarray, weights: torch.Tensor, rows: np.ndarray) -> None:
-        made, first, at, behind = self._group.format, 0, 0, 0
-        split, base = self._group.split, self._base
-        places = None if base is None else runs.indices(rows)
-        for width in self._group.widths:
-            here, more = weights.data_ptr() + at, {}
-            group = made.group if base is None else split.base.group
-            rows_of = here, weights.stride(0), width, made.bits, group
-            if base is not None:
-                coarse = base.data_ptr() + behind
-                if self.base_apart:  # a refinement's scales are with its base
-                    more = {'scales': coarse + split.base.value_bytes(width),
-                            'scale_stride': base.stride(0), 'scale_rows': places,
-                            'unit': 0.5 ** made.bits}
-                else:
-                    rows_of = coarse, base.stride(0), width, split.base.bits, group
-                    more = {'places': places, 'finer': here, 'finer_stride': weights.stride(0),
-                            'finer_bits': made.bits}
-                behind += split.base.segment_bytes(width)
-            _native.packed_products(inputs, *rows_of, self._out.numpy(), first,
-                                    torch.get_num_threads(), **more)
-            first, at = first + width, at + made.segment_bytes(width)
+        group, base = self._group, self._base
+        made, split = group.format, group.split
+        lie, bits, more = weights, made.bits, {}
+        if base is not None:
+            places = runs.indices(rows)
+            if self.base_apart:  # a refinement's scales are with its base
+                more = {'scales': base.data_ptr(), 'scale_stride': base.stride(0),
+                        'scale_bits': split.base.bits, 'scale_rows': places,
+                        'unit': 0.5 ** made.bits}
+            else:
+                lie, bits = base, split.base.bits
+                more = {'places': places, 'finer': weights.data_ptr(),
+                        'finer_stride': weights.stride(0), 'finer_bits': made.bits}
+        _native.packed_products(
+            inputs, lie.data_ptr(), lie.stride(0), group.widths, bits,
+            made.group if base is None else split.base.group, self._out.numpy(), 0,
+            torch.get_num_threads(), **more)
 
     def _widen(self, places: np.ndarray | None, weights: torch.Tensor | None, begin: int,
                end: int, out: torch.Tensor) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -102,17 +103,17 @@ class Group:
         """Channels of the input."""
         return self.inputs or self.rows
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Output channels of each member."""
         return tuple(member.columns for member in self.members)
 
-    @property
+    @cached_property
     def format(self) -> RowFormat | PackedFormat | Refinement:
         """How its rows are stored."""
         return STORED_FORMATS[self.dtype]
 
-    @property
+    @cached_property
     def split(self) -> Split | None:
         """How base and refinement make up a row; None where rows are whole."""
         refined = self.base is not None and isinstance(self.format, Refinement)
@@ -123,7 +124,7 @@ class Group:
         """What its rows are called, both parts together."""
         return self.split.name if self.split else self.dtype
 
-    @property
+    @cached_property
     def permutation(self) -> np.ndarray | None:
         """What to do to the activation at run time: inputs[:, permutation], or None for nothing.
 

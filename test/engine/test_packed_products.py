@@ -40,7 +40,7 @@ def test_products(kernel, name, rows, columns, beside, threads, seed, tokens, fi
     inputs = rng.standard_normal((tokens, rows)).astype(np.float32)
     before = rng.standard_normal((tokens, first + columns + 3)).astype(np.float32)
     out = before.copy()
-    _native.packed_products(inputs, memory.ctypes.data + beside or 64, memory.shape[1], columns,
+    _native.packed_products(inputs, memory.ctypes.data + beside or 64, memory.shape[1], [columns],
                             made.bits, made.group, out, first, threads, kernel)
     want = before.astype(np.float64)
     want[:, first:first + columns] += inputs @ values
@@ -97,9 +97,9 @@ def test_products_of_refinements(kernel, made, rows, columns, beside, seed, toke
     inputs = rng.standard_normal((tokens, len(some))).astype(np.float32)
     out = np.zeros((tokens, columns), np.float32)
     _native.packed_products(
-        inputs, memory.ctypes.data, memory.shape[1], columns, made.refinement.bits,
+        inputs, memory.ctypes.data, memory.shape[1], [columns], made.refinement.bits,
         made.base.group, out, 0, 2, kernel,
-        scales=base.ctypes.data + beside + made.base.value_bytes(columns),
+        scales=base.ctypes.data + beside, scale_bits=made.base.bits,
         scale_stride=base.shape[1], scale_rows=some, unit=0.5 ** made.refinement.bits)
     allowed = 2e-6 * (np.abs(inputs.astype(np.float64)) @ np.abs(low) + 1)
     assert (np.abs(out - inputs @ low) <= allowed).all()
@@ -119,7 +119,7 @@ def test_products_of_both_parts(kernel, made, rows, columns, beside, seed, token
     inputs = rng.standard_normal((tokens, len(some))).astype(np.float32)
     out = np.zeros((tokens, columns), np.float32)
     _native.packed_products(
-        inputs, base.ctypes.data + beside, base.shape[1], columns, made.base.bits,
+        inputs, base.ctypes.data + beside, base.shape[1], [columns], made.base.bits,
         made.base.group, out, 0, 2, kernel, places=some,
         **({'finer': memory.ctypes.data, 'finer_stride': memory.shape[1],
             'finer_bits': made.refinement.bits} if fine else {}))
@@ -132,10 +132,10 @@ def test_products_of_both_parts_that_there_are_not():
     inputs, out = np.zeros((1, 2), np.float32), np.zeros((1, 32), np.float32)
     for bits, group, finer in ((4, 32, 4), (2, 16, 6), (3, 16, 3)):
         with pytest.raises(ValueError, match='no product'):
-            _native.packed_products(inputs, base.ctypes.data, 40, 32, bits, group, out, 0, 1,
+            _native.packed_products(inputs, base.ctypes.data, 40, [32], bits, group, out, 0, 1,
                                     finer=memory.ctypes.data, finer_stride=40, finer_bits=finer)
     with pytest.raises(ValueError, match='place'):
-        _native.packed_products(inputs, base.ctypes.data, 40, 32, 4, 16, out, 0, 1,
+        _native.packed_products(inputs, base.ctypes.data, 40, [32], 4, 16, out, 0, 1,
                                 places=np.zeros(3, np.int64))
 
 
@@ -161,14 +161,15 @@ def test_unpacking_two_parts(kernel, made, rows, columns, beside, seed, fine, dt
 
 @pytest.mark.parametrize('change, message', [
     ({'bits': 7}, 'bits'), ({'group': 48}, 'group'), ({'group': 0}, 'group'),
-    ({'stride': 63}, 'stride'), ({'columns': 0}, 'columns'), ({'segment': 0}, 'address'),
+    ({'stride': 63}, 'stride'), ({'widths': [0]}, 'columns'), ({'widths': []}, 'segment'),
+    ({'widths': [32, 32]}, 'stride'), ({'segment': 0}, 'address'),
     ({'first': 1}, 'fit'), ({'first': -1}, 'fit'), ({'threads': 0}, 'threads'),
     ({'out': np.zeros((2, 64), np.float32)}, 'shape'),
 ])
 def test_bad_arguments(change, message):
     memory = np.zeros((3, 66), np.uint8)
     arguments = {'inputs': np.zeros((1, 3), np.float32), 'segment': memory.ctypes.data,
-                 'stride': 66, 'columns': 64, 'bits': 8, 'group': 64,
+                 'stride': 66, 'widths': [64], 'bits': 8, 'group': 64,
                  'out': np.zeros((1, 64), np.float32), 'first': 0, 'threads': 1} | change
     with pytest.raises(ValueError, match=message):
         _native.packed_products(*arguments.values())

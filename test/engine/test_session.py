@@ -299,7 +299,9 @@ def test_open_and_close_leave_nothing_behind(tiny_bundles):
         with Session.open(bundle) as session:
             session.ask('what?', pictures(1), max_new_tokens=2)
         session.close()
-    assert count() == before
+    files, threads = count()
+    # Threads of tests before may have been ending still.
+    assert files == before[0] and threads <= before[1]
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -84,11 +84,11 @@ class Prose:
     """Windows of prose: perplexity."""
 
     unit = '% more perplexity'
+    modes = ('64 words alike', 'each word by itself')
 
-    def __init__(self, windows: torch.Tensor, sharing: int, seed: int):
-        """`windows` int64 [n, tokens]; `sharing`: tokens that share a choice."""
-        self._windows, self._sharing, self._seed = windows, sharing, seed
-        self.modes = (f'{sharing} words alike',)
+    def __init__(self, windows: torch.Tensor, seed: int):
+        """`windows` int64 [n, tokens]."""
+        self._windows, self._seed = windows, seed
 
     def __len__(self) -> int:
         """See Judge."""
@@ -97,9 +97,9 @@ class Prose:
     @torch.inference_mode()
     def answer(self, model, mode: str, enter: Enter, progress: Callable[[], None]) -> np.ndarray:
         """See Judge: the mean loss of each window."""
-        losses = []
+        losses, sharing = [], 64 if mode == self.modes[0] else 1
         for window in self._windows:
-            enter(torch.arange(len(window))[None] // self._sharing)
+            enter(torch.arange(len(window))[None] // sharing)
             logits = model(input_ids=window[None]).logits[0, :-1].float()
             losses.append(float(functional.cross_entropy(logits, window[1:])))
             progress()

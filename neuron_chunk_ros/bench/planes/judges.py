@@ -19,7 +19,6 @@ from neuron_chunk_ros.published import decoder, easy_vqa, evaluation
 from neuron_chunk_ros.tabletop import shipped
 
 EXAMS = ('tabletop', 'prose', 'easy-vqa')
-_SHARING = 64  # words of prose that share a choice
 _SEED = 1_000_003
 
 
@@ -55,5 +54,5 @@ def _judge(name: str, model: Path | None, cache: Path, questions: int, scenes: i
             loaded, model, shown, questions, _SEED,
             lambda: progress('easy-vqa: looking', next(done), 0)), _SEED), model, loaded
     folder = decoder.model_folder(cache)
-    return (Prose(windows(folder, prose()[0], number), _SHARING, _SEED), folder,
+    return (Prose(windows(folder, prose()[0], number), _SEED), folder,
             evaluation.load(folder))

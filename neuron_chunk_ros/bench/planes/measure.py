@@ -30,6 +30,7 @@ class PlanesOptions:
     splits: tuple[str, ...] = ('int8/4', 'int8/3')   # FORMAT/bits of the base
     refined: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 1.0)   # shares of rows
     read: tuple[float, ...] = (0.5, 0.7, 0.9)        # shares of rows where the rest is left out
+    out: tuple[float, ...] = (0.1, 0.2)  # shares left out beside those refined and coarse
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _ways(opened: Bundle, rows: str, options: PlanesOptions, first: bool
           ) -> Iterator[tuple[str, Reading, int, int]]:
     """Yield (how, what is read, bytes held, bytes read) of all that one split is good for."""
     groups = opened.groups.values()
-    bits = next(iter(opened.bases.values())).format.bits
+    bits = next(iter(groups)).base.format.bits
     base = sum(group.base.rows * group.base.row_bytes for group in groups)
     fine = sum(group.rows * group.row_bytes for group in groups)
     whole = sum(group.rows * PACKED_FORMATS[rows].row_bytes(group.widths) for group in groups)
@@ -97,6 +98,9 @@ def _ways(opened: Bundle, rows: str, options: PlanesOptions, first: bool
         yield (f'base of {bits} bits held', Reading(share, coarse=True), base, round(share * fine))
     if not first:
         return  # the others hold the memory of the first split's bases
+    for out in options.out:
+        yield (f'the same, {out:.0%} left out', Reading(0.3, coarse=True, out=out), base,
+               round(0.3 * fine))
     for share in options.refined[:-1]:
         held = base / whole
         yield ('hot rows held', Reading(share, held), base, round(share * (whole - base)))

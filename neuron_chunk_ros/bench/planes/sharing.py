@@ -29,6 +29,7 @@ class Reading:
     share: float = 1.0            # of the rows that aren't held, read or refined
     held: float = 0.0             # share of the rows, the hottest ones, that need no read
     coarse: bool = False          # the others count with their base, instead of nothing
+    out: float = 0.0              # but for this share of all rows, those of least importance
 
 
 def units_of(sheet: Sheet, words: bool) -> torch.Tensor:
@@ -125,7 +126,11 @@ class SharedRows:
         kept[choosing] = tokens * chosen
         if reading.coarse:
             rest = torch.zeros_like(inputs)
-            rest[choosing] = tokens * ~chosen
+            there = ~read
+            if reading.out:
+                least = importance.topk(round(reading.out * rows), dim=1, largest=False).indices
+                there.scatter_(1, least, False)
+            rest[choosing] = tokens * there[owner]
         self._last = (inputs, kept, rest)
         return self._last
 
