@@ -204,7 +204,8 @@ def test_planes_over_tabletop(tmp_path):
     check_files(out, 'planes', found)
     ways = {(one['how'], one['share']) for one in found['points']}
     assert ways == {('plain', 1.0), *(('base of 4 bits held', s) for s in (0.0, 0.3, 1.0)),
-                    *(('hot rows held', s) for s in (0.0, 0.3)), ('left out', 0.7)}
+                    *(('hot rows held', s) for s in (0.0, 0.3)), ('left out', 0.7),
+                    *((f'the same, {s}% left out', 0.3) for s in (10, 20))}
     at = {(one['how'], one['share'], one['chosen_for']): one for one in found['points']}
     held = at['hot rows held', 0.3, 'frames']['held_mib']
     assert held == at['base of 4 bits held', 0.3, 'frames']['held_mib'] > 1

@@ -31,6 +31,7 @@ class PlanesOptions:
     refined: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 1.0)   # shares of rows
     read: tuple[float, ...] = (0.5, 0.7, 0.9)        # shares of rows where the rest is left out
     out: tuple[float, ...] = (0.1, 0.2)  # shares left out beside those refined and coarse
+    held: bool = True   # whether the same memory is tried with hot rows in it
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def _ways(opened: Bundle, rows: str, options: PlanesOptions, first: bool
     for out in options.out:
         yield (f'the same, {out:.0%} left out', Reading(0.3, coarse=True, out=out), base,
                round(0.3 * fine))
-    for share in options.refined[:-1]:
+    for share in options.refined if options.held else ():
+        if share == 1:
+            continue  # the same as bases with everything refined
         held = base / whole
         yield ('hot rows held', Reading(share, held), base, round(share * (whole - base)))
     for share in options.read:

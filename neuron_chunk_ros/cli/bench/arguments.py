@@ -29,7 +29,15 @@ def some_names(text: str) -> tuple[str, ...]:
     return names(text) if text else ()
 
 
-def shares(text: str) -> tuple[float, ...]:
+def parts(text: str) -> tuple[float, ...]:
+    """Return shares from none to all, ascending. Raises ArgumentTypeError."""
+    values = tuple(sorted({float(part) for part in text.split(',')}))
+    if not all(0 <= value <= 1 for value in values):
+        raise argparse.ArgumentTypeError('shares must be from 0 to 1')
+    return values
+
+
+def ceilings(text: str) -> tuple[float, ...]:
     """Return ceilings, ascending. Raises ArgumentTypeError."""
     values = tuple(sorted({float(part) for part in text.split(',')}))
     if not all(0 < value <= 4 for value in values):

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from neuron_chunk_ros.cli.bench.arguments import fractions, names, outputs, shares, some_names
+from neuron_chunk_ros.cli.bench.arguments import ceilings, fractions, names, outputs, some_names
 from neuron_chunk_ros.cli.bench.running import (
     bars,
     check_decoders,
@@ -30,7 +30,7 @@ def register(commands) -> None:
     parser.add_argument('--decoders', type=names, metavar='A,B,...',
                         help='whose shapes (default: qwen2-0.5b,qwen2-1.5b)')
     parser.add_argument('--large', action='store_true', help='qwen2-7b as well')
-    parser.add_argument('--ceilings', type=shares, metavar='A,B,...',
+    parser.add_argument('--ceilings', type=ceilings, metavar='A,B,...',
                         help='memory beyond Python and its libraries, as fractions of the '
                              'weights (default: 0.25,0.5,1)')
     parser.add_argument('--sparsities', type=fractions, metavar='A,B,...',

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_chunk_ros.cli.bench.arguments import names, outputs, positive
+from neuron_chunk_ros.cli.bench.arguments import names, outputs, parts, positive
 from neuron_chunk_ros.cli.bench.running import bars, check_outputs, folder_of, given, hand_out
 
 
@@ -27,6 +27,11 @@ def register(commands) -> None:
                              'removed (default: the cache folder)')
     parser.add_argument('--splits', type=names, metavar='A,B,...',
                         help='rows in two parts, FORMAT/bits of the base (default: int8/4,int8/3)')
+    parser.add_argument('--shares', type=parts, metavar='A,B,...',
+                        help='of rows refined or read where others are held (default: '
+                             '0,0.1,0.3,0.5,1)')
+    parser.add_argument('--no-others', action='store_true',
+                        help='bases alone, without what they are compared with')
     parser.add_argument('--questions', type=positive, metavar='N', default=3000,
                         help="of easy-VQA's 9,673 for testing (default 3000)")
     parser.add_argument('--scenes', type=positive, metavar='N', default=300,
@@ -46,14 +51,16 @@ def _run(args: argparse.Namespace) -> int:
     folder = folder_of(args)
     if args.quick:
         args.questions, args.scenes, args.windows = 40, 10, 1
-    names = args.exams or ('tabletop', 'prose', *(['easy-vqa'] if args.model else []))
+    exams = args.exams or ('tabletop', 'prose', *(['easy-vqa'] if args.model else []))
     quick = dict(splits=('int8/4',), refined=(0.0, 0.3, 1.0), read=(0.7,)) if args.quick else {}
-    options = measure.PlanesOptions(**{**quick, **given(args, splits='splits')})
+    if args.no_others:
+        quick |= dict(read=(), out=(), held=False)
+    options = measure.PlanesOptions(**{**quick, **given(args, splits='splits', refined='shares')})
     points = []
     with bars() as progress, tempfile.TemporaryDirectory(
             prefix='.neuron-chunk-bench-', dir=folder) as place:
         for name, judge, source, model in judges.judges(
-                names, args.model, folder, questions=args.questions, scenes=args.scenes,
+                exams, args.model, folder, questions=args.questions, scenes=args.scenes,
                 windows=args.windows, progress=progress):
             points += measure.measure(name, judge, source, model, Path(place), options, progress)
     return hand_out(args, planes_report.report(points, {
