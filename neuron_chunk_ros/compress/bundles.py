@@ -81,7 +81,8 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
         provenance = {**bundle.provenance, 'recipe': recipe.name, 'recipe_text': recipe.text,
                       'compressed_by': f'neuron_chunk_ros {__version__}'}
         writer = BundleWriter(target, bundle.family, bundle.dtype, plans, provenance,
-                              resident_bytes=bundle.resident_bytes + small + (1 << 20))
+                              resident_bytes=bundle.resident_bytes + small + (1 << 20),
+                              attention=bundle.attention)
         with writer, SourceGroups(bundle) as sources:
             for path in copied:
                 writer.copy_file(path)

@@ -1,6 +1,8 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention in which a few tokens together come out as one after another would.
+"""How the decoder attends: by head class where a pass has images, and drafts one by one.
+
+By head class: attention/ has the classes and computes them; here they meet transformers.
 
 Drafts are verified in one pass. Its logits have to be those of single steps to the last bit, or
 greedy decoding would say something else where two words are about equally likely; and a product's
@@ -9,14 +11,65 @@ rounding depends on how many rows it has. So a few tokens attend one by one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from neuron_chunk_ros.attention.regrouping import attend
+from neuron_chunk_ros.attention.segments import SegmentTable
+from neuron_chunk_ros.attention.templates import NAMES, density
 from neuron_chunk_ros.engine.products import FEW
 
 NAME = 'neuron_chunk_one_by_one'
+MODES = ('dense', 'blindsight')
+# Told (layer, query, key, value, segments, scale) of each layer's attention to images.
+Listener = Callable[..., None]
+
+
+class Attending:
+    """Which tokens the pass that runs is about, and which of them each head sees."""
+
+    def __init__(self, classes: Sequence[Sequence[int]] | None = None):
+        """`classes`: of each layer's query heads, see attention.templates; None: none known."""
+        self.classes = classes
+        self.mode = MODES[0]
+        self.listener: Listener | None = None
+        self.density = 1.0      # pairs of tokens attended to / of causal attention
+        self._segments, self._first, self._images = SegmentTable(), 0, False
+
+    def attach(self, layers: Iterable[torch.nn.Module]) -> None:
+        """Be asked by a decoder's layers."""
+        for number, layer in enumerate(layers):
+            layer.self_attn.neuron_chunk_attending = self, number
+
+    def begin(self, segments: SegmentTable, first: int) -> None:
+        """Note what a pass is about: all tokens there will be, and the first new one's number."""
+        self._segments, self._first = segments, first
+        self._images = any(segment.image and start + segment.tokens > first
+                           for start, segment in segments)
+        self.density = 1.0
+        if self._images and self._by_class:
+            kept = [density(segments, kind, first) for kind in range(len(NAMES))]
+            heads = [kind for layer in self.classes for kind in layer]
+            self.density = sum(kept[kind] for kind in heads) / len(heads)
+
+    @property
+    def _by_class(self) -> bool:
+        return self.mode == 'blindsight' and self.classes is not None
+
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+               scale: float | None) -> torch.Tensor | None:
+        """Return [1, heads, tokens, width]; None where the pass sees everything in this layer."""
+        if not self._images or key.shape[2] != self._segments.tokens:
+            return None
+        if self.listener is not None:
+            self.listener(layer, query, key, value, self._segments, scale)
+        if not self._by_class or not any(self.classes[layer]):
+            return None
+        return attend(query, key, value, self._segments, self.classes[layer], scale)
 
 
 def use(config) -> None:
@@ -28,6 +81,11 @@ def use(config) -> None:
 def _attend(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
             attention_mask: torch.Tensor | None, **kwargs) -> tuple[torch.Tensor, None]:
     """See transformers' sdpa_attention_forward."""
+    attending, layer = getattr(module, 'neuron_chunk_attending', (None, 0))
+    if attending is not None:
+        seen = attending.attend(layer, query, key, value, kwargs.get('scaling'))
+        if seen is not None:
+            return seen.transpose(1, 2).contiguous(), None
     tokens, first = query.shape[2], key.shape[2] - query.shape[2]
     if not 1 < tokens <= FEW or not _is_causal(attention_mask, first):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

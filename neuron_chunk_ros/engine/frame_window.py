@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neuron_chunk_ros.attention.segments import Segment
 from neuron_chunk_ros.engine.inputs import Inputs
 from neuron_chunk_ros.engine.kv_cache import KvMemory
 from neuron_chunk_ros.engine.positions import KeyRotation
@@ -52,6 +53,7 @@ class _Segment:
     start: int           # its first position
     span: int            # positions it takes
     frame: StreamFrame | None = None
+    parts: tuple[Segment, ...] = ()  # the same tokens for attention
     number: int = -1     # as which the template counts the frame
     trail: str = ''      # template text that opens what follows it
     # Where the keys were first computed, and they themselves; None where they still are.
@@ -127,14 +129,14 @@ class FrameWindow:
             kept = list(self._segments)
             try:
                 if not self._segments and self._prefix_tokens:
-                    self._run('prefill', self._inputs.prefix(), _Segment)
-                bill = self._run('append', piece, lambda tokens, start, span: _Segment(
-                    tokens, start, span, StreamFrame(camera, name, tag, tokens), number,
-                    piece.trail))
+                    self._run('prefill', self._inputs.prefix())
+                bill = self._run('append', piece, frame=StreamFrame(camera, name, tag,
+                                                                    piece.tokens),
+                                 number=number, trail=piece.trail)
             except BaseException:
                 self._segments = kept
                 undo()
-                self._cache.extend(self.tokens)
+                self._hold()
                 raise
         if self._end > _POSITIONS * self._memory.context:
             self._move_down()
@@ -182,12 +184,16 @@ class FrameWindow:
             raise RuntimeError('this stream has ended: its session was closed, or asked for '
                                'another stream')
 
-    def _run(self, step: str, piece: PromptPart,
-             segment: Callable[..., _Segment]) -> StepTelemetry:
+    def _run(self, step: str, piece: PromptPart, **what) -> StepTelemetry:
         start = self._end
         end, bill, _ = self._runner.step(step, piece, self._cache, start)
-        self._segments.append(segment(piece.tokens, start, end - start))
+        self._segments.append(_Segment(piece.tokens, start, end - start, parts=piece.segments
+                                       or (Segment(piece.tokens),), **what))
         return bill
+
+    def _hold(self) -> None:
+        """Tell the cache what is kept."""
+        self._cache.hold(part for segment in self._segments for part in segment.parts)
 
     def _make_room(self, encoded, camera: str, name: str):
         """Return the segments that have to leave, the new frame's number, and its piece."""
@@ -224,7 +230,7 @@ class FrameWindow:
         starts = [(s, s.start) for s in before]
         self._memory.move(moves)
         self._segments = segments
-        self._cache.extend(self.tokens)
+        self._hold()
         end = self._end
         for segment in reversed(segments):
             self._stand(segment, end - segment.span, new[id(segment)])

@@ -39,8 +39,11 @@ class Inputs:
         ids = inputs.pop('input_ids')
         pixels = {name: value for name, value in inputs.items()
                   if name not in self.prompts.not_pixels}
+        if not len(images):
+            return PromptPart(ids, pixels)
         visual = torch.isin(ids[0], torch.tensor(self.prompts.visual_ids, device=ids.device))
-        return PromptPart(ids, pixels, visual if len(images) else None)
+        return PromptPart(ids, pixels, visual, segments=self.prompts.segments(
+            prompt, names or [''] * len(images), visual))
 
     def image(self, image: np.ndarray) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return what PromptBuilder.encode makes of a frame. Raises RequestError."""

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from neuron_chunk_ros.attention.segments import Segment, SegmentTable
+
 
 def kv_shape(text_config) -> tuple[int, int, int]:
     """Return (layers, key-value heads, width of a head) of a decoder."""
@@ -66,16 +68,20 @@ class KvCache(Cache):
 
     def __init__(self, layers: list[_Layer]):
         super().__init__(layers=layers)
+        self.segments = SegmentTable()
 
     def truncate(self, tokens: int) -> None:
         """Forget all but the first `tokens` tokens, also after a pass that ended midway."""
         for layer in self.layers:
             layer.length = min(layer.length, tokens)
+        self.segments.truncate(tokens)
 
-    def extend(self, tokens: int) -> None:
-        """Count `tokens` tokens, those of the memory that were there before included."""
+    def hold(self, segments: Iterable[Segment]) -> None:
+        """Count these tokens, whether they were there before or lie in the memory anew."""
+        self.segments = SegmentTable()
+        self.segments.append(segments)
         for layer in self.layers:
-            layer.length = tokens
+            layer.length = self.segments.tokens
 
 
 class _Layer(CacheLayerMixin):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
+from neuron_chunk_ros.attention.segments import Segment
+from neuron_chunk_ros.engine.attention import Attending
 from neuron_chunk_ros.engine.drafts import Drafting, Speculation
 from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup
@@ -34,19 +36,20 @@ class Runner:
 
     def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
                  products: FlashProducts, prompts: PromptBuilder, stops: Collection[int],
-                 step_tokens: int,
+                 step_tokens: int, attending: Attending,
                  drafting: Drafting | None = None, speculation: Speculation | None = None):
         """Take what runs.
 
         :param decoder: the model's decoder; a step's time begins with its first layer.
         :param stops: the tokens that end an answer.
         :param step_tokens: tokens a step may have at most, as far as memory is declared.
+        :param attending: told what the tokens of each pass are.
         :param drafting: of answers' next tokens; None for none.
         :param speculation: on them with what is held of the model; None where nothing is.
         """
         self._model, self._groups, self._products = model, groups, products
         self._tokenizer, self._stops = prompts.tokenizer, frozenset(stops)
-        self._step_tokens = step_tokens
+        self._step_tokens, self._attending = step_tokens, attending
         self._drafting, self._speculation = drafting, speculation
         self._positions = Positions(model, prompts)
         self._step: Step | None = None  # the one a pass is running for
@@ -116,6 +119,10 @@ class Runner:
                 f'{piece.tokens} tokens at once, but memory_budget_mb leaves room for the '
                 f'activations of {self._step_tokens}: fewer or smaller images, or a larger budget')
         positions, end = self._positions.of(piece, start)
+        before = cache.get_seq_length()
+        cache.segments.truncate(before)  # what a pass that ended midway left behind
+        cache.segments.append(piece.segments or [Segment(piece.tokens)])
+        self._attending.begin(cache.segments, before)
         self._step = Step(name, piece.tokens, piece.visual, logits, self._check, on_decoder,
                           on_progress, self._trace, self._deadline)
         self._step.bill.tokens_drafted = len(drafts)
@@ -259,6 +266,7 @@ class Runner:
     def _end_step(self) -> StepTelemetry:
         step, self._step = self._step, None
         bill = self._products.end()
+        bill.attention_density = self._attending.density
         if step.kind in ('decode', 'draft'):
             self._timing.decode += bill.seconds
         else:

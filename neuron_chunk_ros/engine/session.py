@@ -13,6 +13,7 @@ import torch
 
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.chunking.budgets import Budgets
+from neuron_chunk_ros.engine.attention import MODES, Attending
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
@@ -62,10 +63,13 @@ class Session:
         # The decoder's list of layers is an attribute of the decoder.
         self._decoder = model.get_submodule(
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
+        self._attending = Attending(head_classes(bundle, config.text_config))
+        self._attending.attach(self._decoder.layers)
         self._runner = Runner(
             model, self._decoder, groups, products, self._prompts,
             stop_tokens(bundle.path, config, self._prompts),
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
+            self._attending,
             drafting=Drafting(PromptLookup()) if drafts else None,
             speculation=Speculation() if drafts and products.bases.complete else None)
         self._stream: FrameWindow | None = None
@@ -76,8 +80,8 @@ class Session:
              profile: Profile | None = None, memory_budget_mb: int | None = None,
              head_mb: float | None = None, min_importance: float = DEFAULT_FLOOR,
              drafts: bool = True, cameras: int = 1, max_context: int = DEFAULT_CONTEXT,
-             on_drive_fault: str = 'coarse', piece_mb: float = 16, device: str = 'cpu',
-             backend: str = 'auto',
+             on_drive_fault: str = 'coarse', attention: str = 'dense', piece_mb: float = 16,
+             device: str = 'cpu', backend: str = 'auto',
              direct: str = 'auto', threads: int = 6, queue_depth: int = 128,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
@@ -103,6 +107,8 @@ class Session:
         :param on_drive_fault: where rows are in two parts, what a drive that fails or hangs does:
             'coarse': answers go on with what is held, marked, until it is back; 'fail': they end
             with ReadError, as they do for any other bundle.
+        :param attention: 'dense', or 'blindsight': heads see what their classes let them of
+            images, where the bundle has classes (`neuron-chunk attention characterize`).
         :param piece_mb: the largest piece read at once; what is read into is three times as large.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
@@ -115,6 +121,7 @@ class Session:
             raise ValueError(f"on_drive_fault is '{on_drive_fault}', want one of "
                              f'{", ".join(ON_DRIVE_FAULT)}')
         check_request(policy, sparsity, text_sparsity, deadline_ms)
+        _check_attention(attention)
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -151,8 +158,10 @@ class Session:
                                         lambda share: tell(first + (1 - first) * share),
                                         backend=backend, direct=direct, drive=drive,
                                         words=bundle.embedding and bases.weights(bundle.embedding))
-            return cls(bundle, config, model, groups, products, reader, memory, plan,
-                       memory_budget_mb, note, drafts)
+            session = cls(bundle, config, model, groups, products, reader, memory, plan,
+                          memory_budget_mb, note, drafts)
+            session.configure(attention=attention)
+            return session
         except BaseException:
             reader.close()
             raise
@@ -171,6 +180,11 @@ class Session:
     def sparsity(self) -> float:
         """Fraction of the decoder not read for visual and generated tokens."""
         return self._products.chooser.sparsity
+
+    @property
+    def attention(self) -> str:
+        """How heads attend to images: 'dense' or 'blindsight'."""
+        return self._attending.mode
 
     @property
     def profile(self) -> Profile:
@@ -202,18 +216,27 @@ class Session:
                 f'memory_budget_mb leaves no room for {len(self.plan.streamed)} of '
                 f'{len(self.bundle.multiplied)} bases: they are read for each step, drafts '
                 'come from the prompt alone, and a drive that fails ends answers')
+        if self.attention == 'blindsight' and self._attending.classes is None:
+            notes.append('this bundle has no classes of heads, so all attend to everything: '
+                         f'neuron-chunk attention characterize {self.bundle.path} --images DIR')
         if self._products.chooser.text_sparsity and not self.bundle.bases:
             notes.append(WORDS_SHARE)
         return notes
 
     def configure(self, *, policy: str | None = None, sparsity: float | None = None,
-                  text_sparsity: float | None = None, deadline_ms: float | None = None) -> None:
+                  text_sparsity: float | None = None, deadline_ms: float | None = None,
+                  attention: str | None = None) -> None:
         """Change what is skipped; what is None stays. Raises ValueError."""
+        if attention is not None:
+            _check_attention(attention)
+            self._attending.mode = attention
         now = self._products.chooser
         wanted = [new if new is not None else old for new, old in (
             (policy, now.policy), (sparsity, now.sparsity), (text_sparsity, now.text_sparsity),
             (deadline_ms, now.deadline_ms))]
         check_request(*wanted)
+        if wanted == [now.policy, now.sparsity, now.text_sparsity, now.deadline_ms]:
+            return
         self._products.abandon()
         now.configure(*wanted)
 
@@ -309,6 +332,27 @@ class Session:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _check_attention(attention: str) -> None:
+    if attention not in MODES:
+        raise ValueError(f"attention is '{attention}', want one of {', '.join(MODES)}")
+
+
+def head_classes(bundle: Bundle, text_config) -> list[list[int]] | None:
+    """Return the class of each layer's heads; None where the bundle has none.
+
+    Raises BundleError for those of another model.
+    """
+    if bundle.attention is None:
+        return None
+    heads = bundle.attention['heads']
+    want = text_config.num_hidden_layers, text_config.num_attention_heads
+    if (len(heads), len(heads[0])) != want:
+        raise BundleError(f'{bundle.path}: its head classes are of {len(heads)} layers of '
+                          f'{len(heads[0])} heads, the model has {want[0]} of {want[1]}: '
+                          'characterise it again')
+    return heads
 
 
 def _budgets(bundle: Bundle) -> Budgets:

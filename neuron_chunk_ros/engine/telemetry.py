@@ -43,6 +43,7 @@ class StepTelemetry:
     # Rows that were to be read were not, and their bases had to do: the drive failed, or the
     # answer's deadline left no time.
     coarse: bool = False
+    attention_density: float = 1.0  # pairs of tokens attended to / of causal attention
     fault: str = ''              # then what was wrong with the drive; '' where nothing was
     backend: str = ''            # 'io_uring' or 'threads'
     direct_io: bool = False
@@ -61,6 +62,9 @@ class StepTelemetry:
             setattr(result, name, sum(getattr(s, name) for s in steps))
         result.contiguity = [sum(column) for column in zip(*(s.contiguity for s in steps),
                                                            strict=True)] or [0] * BINS
+        tokens = sum(s.tokens for s in steps)
+        if tokens:
+            result.attention_density = sum(s.attention_density * s.tokens for s in steps) / tokens
         if result.rows_total:
             result.importance_kept = sum(
                 s.importance_kept * s.rows_total for s in steps) / result.rows_total

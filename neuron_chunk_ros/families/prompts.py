@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from neuron_chunk_ros.attention.segments import Segment
 from neuron_chunk_ros.errors import BundleError, ModelError
 
 _MARK = '\ue000'  # a question no template has in its own text
@@ -34,6 +35,7 @@ class PromptPart:
     pixels: dict[str, torch.Tensor] = field(default_factory=dict)  # by the family's names
     visual: torch.Tensor | None = None      # bool [tokens], True at visual tokens
     trail: str = ''                         # text that opens the next piece
+    segments: tuple[Segment, ...] = ()      # what the tokens are; () for text
 
     @property
     def tokens(self) -> int:
@@ -45,7 +47,7 @@ class PromptPart:
         pixels = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
                   for name, value in self.pixels.items()}
         visual = None if self.visual is None else self.visual.to(device)
-        return PromptPart(self.ids.to(device), pixels, visual, self.trail)
+        return PromptPart(self.ids.to(device), pixels, visual, self.trail, self.segments)
 
 
 class PromptBuilder(ABC):
@@ -120,7 +122,35 @@ class PromptBuilder(ABC):
         text, trail = self._frame_text(name, number, trail)
         ids = self._expand(self._ids(text), counts)
         visual = torch.isin(ids[0], torch.tensor(self.visual_ids))
-        return PromptPart(ids, pixels, visual, trail)
+        return PromptPart(ids, pixels, visual, trail, (_image(visual),))
+
+    def segments(self, prompt: str, names: Sequence[str], visual: torch.Tensor
+                 ) -> tuple[Segment, ...]:
+        """Return what the tokens of a whole prompt are; () where its template can't be cut.
+
+        :param names: of its images, '' for none.
+        :param visual: bool [tokens] of what `build` returned, True at visual tokens.
+        """
+        try:
+            pieces, trail = [self._ids(self._cut()[0])], ''
+            for number, name in enumerate(names):
+                text, trail = self._frame_text(name, number, trail)
+                pieces.append(self._ids(text))
+            pieces.append(self._ids(self._suffix_text(prompt, trail)))
+        except ModelError:
+            return ()
+        # Of an image's tokens a piece has the placeholder alone; they lie in one run each.
+        edges = np.flatnonzero(np.diff(np.pad(visual.cpu().numpy(), 1).astype(np.int8)))
+        runs = (edges[1::2] - edges[::2]).tolist()
+        if len(runs) != len(names):
+            return ()  # images side by side: whose tokens are whose can't be told
+        found, at = [Segment(len(pieces[0]))], len(pieces[0])
+        for piece, more in zip(pieces[1:-1], runs, strict=True):
+            end = at + len(piece) - 1 + more
+            found.append(_image(visual[at:end]))
+            at = end
+        whole = (*found, Segment(len(pieces[-1])))
+        return whole if sum(one.tokens for one in whole) == len(visual) else ()
 
     def suffix(self, prompt: str, trail: str) -> PromptPart:
         """Return the text behind the last image: the question, and where the answer begins."""
@@ -215,6 +245,11 @@ class PromptBuilder(ABC):
         # Older folders keep the processor's template in a JSON file of its own.
         return self.settings('chat_template.json').get(
             'chat_template', self.tokenizer.chat_template)
+
+
+def _image(visual: torch.Tensor) -> Segment:
+    """Return an image's segment: bool [tokens], False where its tokens are text."""
+    return Segment(len(visual), True, tuple((~visual).nonzero()[:, 0].tolist()))
 
 
 def _name_text(name: str) -> str:

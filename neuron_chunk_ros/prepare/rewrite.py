@@ -87,6 +87,7 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
                   *(p for p in tables if p.name == LM_HEAD)]
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
+        attention=bundle.attention,
         resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
     count = Counter(bundle.flash_bytes + bundle.base_bytes + bundle.resident_bytes, progress)
     with writer, SourceGroups(bundle) as sources:

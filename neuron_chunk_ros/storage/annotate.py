@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Putting a calibration into a bundle that exists: all of it or nothing, whenever it is killed."""
+"""Putting what was learnt about a bundle into it: all or nothing, whenever it is killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,23 @@ from neuron_chunk_ros.storage.manifest import dump_manifest, read_manifest
 _LEFT_OVER = re.compile(r'\.(bundle\.json|calibration-.*)\.partial-[0-9a-f]{8}', re.ASCII)
 
 
+def store_attention(bundle: Bundle, heads: list[list[int]], about: dict) -> None:
+    """Give a bundle classes of heads, in the place of those it may have.
+
+    :param heads: of each layer, the class of each query head; see attention/templates.py.
+    :param about: for readers, not read back.
+    :raises BundleError: where the folder can't be written, or holds another bundle by now.
+    """
+    try:
+        with _locked(bundle) as folder:
+            manifest = {**read_manifest(folder / BUNDLE_JSON),
+                        'attention': {'heads': heads, 'about': about}}
+            _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))
+    except OSError as error:
+        raise BundleError(f'cannot write the head classes of {bundle.path}: {error.strerror}; '
+                          f'it is as it was') from error
+
+
 def store_calibration(bundle: Bundle, calibration: dict,
                       arrays: Mapping[str, np.ndarray]) -> dict:
     """Give a bundle a calibration in the place of the one it may have; returns it completed.
@@ -36,29 +53,38 @@ def store_calibration(bundle: Bundle, calibration: dict,
     """
     done, data = complete(calibration, arrays)
     folder = bundle.path
-    lock = -1
     try:
-        # two calibrations at once: each leaves a whole bundle, the later one's
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _weights(Bundle.open(folder)) != _weights(bundle):
-            raise BundleError(f'{folder}: the bundle was exchanged meanwhile, calibrate again')
-        manifest = {'orders': None, **read_manifest(folder / BUNDLE_JSON),
-                    'calibration': done}
-        _exchange(folder / done['neurons']['file'], data)
-        _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))
-        for path in folder.iterdir():
-            old = FILE_PATTERN.fullmatch(path.name) and path.name != done['neurons']['file']
-            if old or _LEFT_OVER.fullmatch(path.name):  # by a writer that was killed
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        with _locked(bundle):
+            manifest = {'orders': None, **read_manifest(folder / BUNDLE_JSON),
+                        'calibration': done}
+            _exchange(folder / done['neurons']['file'], data)
+            _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))
+            for path in folder.iterdir():
+                old = FILE_PATTERN.fullmatch(path.name) and path.name != done['neurons']['file']
+                if old or _LEFT_OVER.fullmatch(path.name):  # by a writer that was killed
+                    with contextlib.suppress(OSError):
+                        path.unlink()
     except OSError as error:
         raise BundleError(f'cannot write the calibration of {folder}: {error.strerror}; '
                           f'it is as it was') from error
-    finally:
-        if lock >= 0:
-            os.close(lock)
     return done
+
+
+@contextlib.contextmanager
+def _locked(bundle: Bundle) -> Iterator[Path]:
+    """Hold the folder's lock: of two writers at once each leaves a whole bundle, the later one's.
+
+    Raises OSError, and BundleError where the folder holds another bundle by now.
+    """
+    folder = bundle.path
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _weights(Bundle.open(folder)) != _weights(bundle):
+            raise BundleError(f'{folder}: the bundle was exchanged meanwhile, begin again')
+        yield folder
+    finally:
+        os.close(lock)
 
 
 def _weights(bundle: Bundle) -> dict[str, str]:

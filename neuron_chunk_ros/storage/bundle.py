@@ -26,6 +26,7 @@ from neuron_chunk_ros.storage.manifest import (
     FORMAT,
     NEW_IN_3,
     NEW_IN_4,
+    NEW_IN_5,
     VERSION,
     checksum,
     inside,
@@ -49,6 +50,8 @@ _KEYS = {1: {'format', 'version', 'family', 'dtype', 'resident', 'files', 'group
 _KEYS[2] = _KEYS[1] | {'orders'}
 _KEYS[3] = _KEYS[2] | NEW_IN_3
 _KEYS[4] = _KEYS[3] | NEW_IN_4
+_KEYS[5] = _KEYS[4] | NEW_IN_5  # bases are not in all
+HEAD_CLASSES = 4  # see attention/templates.py
 _GROUP_KEYS = {'name', 'file', 'tensor', 'offset', 'rows', 'columns', 'row_bytes', 'dtype',
                'members', 'scale', 'permutation', 'sha256'}
 
@@ -74,6 +77,7 @@ class Bundle:
     orders_file: dict | None  # file, bytes, sha256 of the row orders, where rows are reordered
     calibration: dict | None  # see calibration.py
     provenance: dict
+    attention: dict | None = None  # heads: of each layer the class of each query head; about
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Bundle:
@@ -178,7 +182,9 @@ class _Opening:
         if type(version) is not int or version not in _KEYS:
             raise ValueError(f'version {shown(version)} is not one this release reads '
                              f'(it reads up to {VERSION}): convert the model again')
-        want_keys(manifest, _KEYS[version], 'bundle.json')
+        keys = _KEYS[version]
+        want_keys(manifest, keys if version < 5 else keys - (NEW_IN_4 - manifest.keys()),
+                  'bundle.json')
         family, dtype = word(manifest['family'], 'family'), manifest['dtype']
         want_dtype(dtype, 'dtype')
         provenance = manifest['provenance']
@@ -211,7 +217,29 @@ class _Opening:
             resident_bytes=sum(entry.nbytes for entry in tensors.values()),
             resident_tensors=tensors, resident_checksum=resident_sum, files=files,
             orders_file=manifest.get('orders'), calibration=manifest['calibration'],
-            provenance=provenance)
+            provenance=provenance, attention=self.attention())
+
+    def attention(self) -> dict | None:
+        """Check the classes of heads."""
+        value = self.manifest.get('attention')
+        if value is None:
+            if 'attention' in self.manifest:
+                raise ValueError('attention must be an object')
+            return None
+        want_keys(value, {'heads', 'about'}, 'attention')
+        if not isinstance(value['about'], dict):
+            raise ValueError('attention: about must be an object')
+        heads = value['heads']
+        if (not isinstance(heads, list) or not heads
+                or not all(isinstance(layer, list) and layer and len(layer) == len(heads[0])
+                           for layer in heads)):
+            raise ValueError('attention: heads must be a list of layers, each of as many classes')
+        for number, layer in enumerate(heads):
+            for kind in layer:
+                if type(kind) is not int or not 0 <= kind < HEAD_CLASSES:
+                    raise ValueError(f'attention: layer {number} has a class {shown(kind)}, want '
+                                     f'0 to {HEAD_CLASSES - 1}')
+        return value
 
     def resident(self) -> tuple[str, str, dict[str, TensorEntry]]:
         value = self.manifest['resident']

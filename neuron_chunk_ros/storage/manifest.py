@@ -14,9 +14,10 @@ from neuron_chunk_ros.storage.row_format import ROW_FORMATS, STORED_FORMATS
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
 
 FORMAT = 'neuron-chunk-bundle'
-# The newest that is read; 1 had no orders, 2 no packed rows and no tables, 3 no bases.
-VERSION = 4
-NEW_IN_3, NEW_IN_4 = {'rows', 'embedding', 'lm_head'}, {'bases'}
+# The newest that is read; 1 had no orders, 2 no packed rows and no tables, 3 no bases, 4 no
+# classes of heads.
+VERSION = 5
+NEW_IN_3, NEW_IN_4, NEW_IN_5 = {'rows', 'embedding', 'lm_head'}, {'bases'}, {'attention'}
 _MAX_JSON_BYTES = 64 << 20
 _FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}', re.ASCII)
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}', re.ASCII)
@@ -37,10 +38,14 @@ def dump_manifest(manifest: dict) -> bytes:
 
     Of the oldest version that has what is in it, so that older releases read what they can.
     """
-    version = 4 if NEW_IN_4 & manifest.keys() else 3 if NEW_IN_3 & manifest.keys() else 2
+    version = next((version for version, new in ((5, NEW_IN_5), (4, NEW_IN_4), (3, NEW_IN_3))
+                    if new & manifest.keys()), 2)
+    if version == 5:  # whatever it was before
+        manifest = {'rows': manifest['dtype'], 'embedding': None, 'lm_head': None, 'orders': None,
+                    **manifest}
     manifest = {**manifest, 'version': version}
     order = ('format', 'version', 'family', 'dtype', 'rows', 'resident', 'files', 'orders',
-             'embedding', 'groups', 'bases', 'lm_head', 'calibration', 'provenance')
+             'embedding', 'groups', 'bases', 'lm_head', 'calibration', 'attention', 'provenance')
     ordered = {key: manifest[key] for key in order if key in manifest}
     return (json.dumps(ordered, indent=1) + '\n').encode()
 

@@ -73,7 +73,8 @@ class BundleWriter:
     def __init__(self, target: Path, family: str, dtype: str, groups: Sequence[GroupPlan],
                  provenance: dict, *, resident_bytes: int = 0,
                  max_shard_bytes: int = MAX_SHARD_BYTES,
-                 orders: Mapping[str, RowOrder] | None = None):
+                 orders: Mapping[str, RowOrder] | None = None,
+                 attention: dict | None = None):
         """Lay the files out.
 
         dtype: of what stays in memory, and of rows unless their plan says otherwise. Plans named
@@ -81,6 +82,7 @@ class BundleWriter:
         layout.base_name calls the base is written like any other.
         resident_bytes: what resident tensors and copied files need, for the space check.
         orders: by group, where its rows are not written in the model's own order.
+        attention: classes of heads, as Bundle.attention has them.
         """
         if dtype not in ROW_FORMATS:
             raise BundleError(f'dtype {dtype!r} is not one of {", ".join(ROW_FORMATS)}')
@@ -108,6 +110,7 @@ class BundleWriter:
         self._orders = dict(orders or {})
         self._kept: dict[str, np.ndarray] = {}
         self._calibration: dict | None = None
+        self._attention = attention
 
     def __enter__(self) -> BundleWriter:
         self._folder.__enter__()
@@ -267,6 +270,7 @@ class BundleWriter:
             **({'bases': [self._describe(plan) for plan in self._bases.values()]}
                if self._bases else {}),
             'calibration': self._calibration, 'provenance': self._provenance,
+            **({'attention': self._attention} if self._attention else {}),
         }
         write_file(self._folder.folder / BUNDLE_JSON, [dump_manifest(manifest)])
 
