@@ -72,17 +72,19 @@ class _Heads:
         self._query = query if self._whole else query[:, heads]
         self._key, self._value = key, value
         self._pairs = [head // shared for head in heads]
-        self._plain = self._whole and shared == 1
         self.device = query.device
 
     def of(self, begin: int, end: int, seen) -> tuple[torch.Tensor, ...]:
-        """Return queries number `begin` to `end`, and of some tokens keys and values."""
+        """Return queries number `begin` to `end`, and of some tokens keys and values.
+
+        Of these one for each query head, or, where all heads are wanted, as they are.
+        """
         query = self._query[:, :, begin:end]
         if isinstance(seen, slice):
             key, value = self._key[:, :, seen], self._value[:, :, seen]
         else:
             key, value = self._key.index_select(2, seen), self._value.index_select(2, seen)
-        return (query, key, value) if self._plain else (
+        return (query, key, value) if self._whole else (
             query, key[:, self._pairs], value[:, self._pairs])
 
 
@@ -92,17 +94,19 @@ def _behind(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: 
     more = key.shape[2] - query.shape[2]
     if not more:
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True,
-                                                       scale=scale)
+                                                       scale=scale, enable_gqa=True)
     if query.shape[2] == 1:
-        return functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        return functional.scaled_dot_product_attention(query, key, value, scale=scale,
+                                                       enable_gqa=True)
     if more <= query.shape[2]:
         padded = functional.pad(query, (0, 0, more, 0))
         return functional.scaled_dot_product_attention(
-            padded, key, value, is_causal=True, scale=scale)[:, :, more:]
+            padded, key, value, is_causal=True, scale=scale, enable_gqa=True)[:, :, more:]
     # Few queries behind many keys: a mask of their own size is the smaller waste.
     mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool,
                       device=query.device).tril(more)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale,
+                                                   enable_gqa=True)
 
 
 def _local(heads: _Heads, begin: int, end: int, start: int, last: int, sinks: list[int],
@@ -135,6 +139,6 @@ def _local(heads: _Heads, begin: int, end: int, start: int, last: int, sinks: li
     if not skip:
         mask[0, :, :, count:count + BLOCK] = False  # there is no block before the first
     out = functional.scaled_dot_product_attention(query, pairs(key), pairs(value),
-                                                  attn_mask=mask, scale=scale)
+                                                  attn_mask=mask, scale=scale, enable_gqa=True)
     out = out.transpose(0, 1).reshape(1, -1, blocks * BLOCK, width)
     return out[:, :, ahead:ahead + new]

@@ -16,8 +16,8 @@ from neuron_chunk_ros import __version__
 from neuron_chunk_ros.errors import NeuronChunkError
 
 # one module each; importing one must stay cheap, it imports its room only when it runs
-_MODULES = ('bundle', 'compress', 'profile', 'calibrate', 'ask', 'trace', 'play', 'monitor',
-            'bench', 'tabletop')
+_MODULES = ('bundle', 'compress', 'profile', 'calibrate', 'attention', 'ask', 'trace', 'play',
+            'monitor', 'bench', 'tabletop')
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
 

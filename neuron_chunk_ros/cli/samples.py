@@ -19,9 +19,9 @@ _PROMPTS = ('What do you see in the picture?', 'Describe the picture.',
 _SAMPLES = 32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --images, --prompt, --samples, --seed, --device."""
-    parser.add_argument('--images', metavar='DIR', type=Path, required=True,
+def add_arguments(parser: argparse.ArgumentParser, images: bool = True) -> None:
+    """Add --images (whether it must be given), --prompt, --samples, --seed, --device."""
+    parser.add_argument('--images', metavar='DIR', type=Path, required=images,
                         help='pictures like those the robot will see')
     parser.add_argument('--prompt', metavar='QUESTION', action='append',
                         help='like those it will be asked; give it again for several, they '
@@ -77,7 +77,7 @@ def _samples(paths: list[Path], prompts: list[str], number: int | None,
     for path in paths:
         if made == wanted:
             return
-        picture = _picture(path)
+        picture = read_picture(path)
         if picture is not None:
             readable.append(path)
             yield prompts[made % len(prompts)], [picture]
@@ -87,11 +87,12 @@ def _samples(paths: list[Path], prompts: list[str], number: int | None,
                            'PNG or other picture files')
     while number and made < number:
         again, at = divmod(made, len(readable))
-        yield prompts[(made + again) % len(prompts)], [_picture(readable[at])]
+        yield prompts[(made + again) % len(prompts)], [read_picture(readable[at])]
         made += 1
 
 
-def _picture(path: Path) -> np.ndarray | None:
+def read_picture(path: Path) -> np.ndarray | None:
+    """Return a file's picture, uint8 [h, w, 3] RGB; None, and a line, where it is none."""
     from PIL import Image
     try:
         with Image.open(path) as image:

@@ -38,7 +38,7 @@ class Attending:
         self.mode = MODES[0]
         self.listener: Listener | None = None
         self.density = 1.0      # pairs of tokens attended to / of causal attention
-        self._segments, self._first, self._images = SegmentTable(), 0, False
+        self.segments, self._first, self._images = SegmentTable(), 0, False
 
     def attach(self, layers: Iterable[torch.nn.Module]) -> None:
         """Be asked by a decoder's layers."""
@@ -47,7 +47,7 @@ class Attending:
 
     def begin(self, segments: SegmentTable, first: int) -> None:
         """Note what a pass is about: all tokens there will be, and the first new one's number."""
-        self._segments, self._first = segments, first
+        self.segments, self._first = segments, first
         self._images = any(segment.image and start + segment.tokens > first
                            for start, segment in segments)
         self.density = 1.0
@@ -63,13 +63,13 @@ class Attending:
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                scale: float | None) -> torch.Tensor | None:
         """Return [1, heads, tokens, width]; None where the pass sees everything in this layer."""
-        if not self._images or key.shape[2] != self._segments.tokens:
+        if not self._images or key.shape[2] != self.segments.tokens:
             return None
         if self.listener is not None:
-            self.listener(layer, query, key, value, self._segments, scale)
+            self.listener(layer, query, key, value, self.segments, scale)
         if not self._by_class or not any(self.classes[layer]):
             return None
-        return attend(query, key, value, self._segments, self.classes[layer], scale)
+        return attend(query, key, value, self.segments, self.classes[layer], scale)
 
 
 def use(config) -> None:
