@@ -172,6 +172,8 @@ def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *, most_d
             tolerance = _search(reached, most_drift)
         classes = classes_of(heard, tolerance, schedule)
         found = drift(running, prompts, heard, classes, one)
+    if progress is not None:
+        progress(total, total)  # a search may end early
     kept = float(np.mean([heard.densities[kind] for layer in classes for kind in layer]))
     written = {'tool': f'neuron_chunk_ros {__version__}', 'prompts': len(prompts),
                'tolerance': float(f'{tolerance:.4g}'), 'schedule': schedule,
