@@ -14,10 +14,21 @@ os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 # As the commands and the node set it: torch's idle threads would otherwise spin on the cores that
 # the reader's threads need (up to 20 times slower on two shared cores).
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+# Where there is no GPU, its kernels run in Triton's interpreter. Triton asks when it is imported.
+if not Path('/dev/nvidiactl').exists() and not Path('/dev/nvgpu').exists():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 # A run in the background has been told to ignore Ctrl-C; the processes it starts must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@pytest.fixture(scope='session')
+def interpreted():
+    """Skip where kernels can't run on the CPU."""
+    pytest.importorskip('triton', reason='Triton is not installed here')
+    if os.environ.get('TRITON_INTERPRET') != '1':
+        pytest.skip('there is a GPU: tools/check_cuda.sh runs its kernels on it')
+
 
 TINY = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 

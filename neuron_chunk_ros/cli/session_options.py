@@ -21,6 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help='the same for the text of the prompt: for experiments, see README')
     parser.add_argument('--deadline-ms', type=float, default=0.0, metavar='MS',
                         help='what each step may take, in place of a fraction')
+    parser.add_argument('--attention', choices=('dense', 'blindsight'), default='dense',
+                        help='how heads attend to images: to everything, or by their classes')
     parser.add_argument('--memory-budget-mb', type=int,
                         help='for the session; what it leaves holds rows of the decoder')
     parser.add_argument('--device', default='cpu', help='torch device (default cpu)')
@@ -39,7 +41,8 @@ def open_session(args: argparse.Namespace):
     try:
         session = Session.open(
             bundle, policy=args.policy, sparsity=args.sparsity, text_sparsity=args.text_sparsity,
-            deadline_ms=args.deadline_ms, memory_budget_mb=args.memory_budget_mb,
+            deadline_ms=args.deadline_ms, attention=args.attention,
+            memory_budget_mb=args.memory_budget_mb,
             device=args.device, backend=args.backend, direct=args.direct)
         for note in session.notes:
             print(f'neuron-chunk: note: {note}', file=sys.stderr)

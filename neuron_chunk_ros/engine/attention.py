@@ -11,6 +11,7 @@ rounding depends on how many rows it has. So a few tokens attend one by one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -69,7 +70,20 @@ class Attending:
             self.listener(layer, query, key, value, self.segments, scale)
         if not self._by_class or not any(self.classes[layer]):
             return None
-        return attend(query, key, value, self.segments, self.classes[layer], scale)
+        return _kernel(query.device.type)(query, key, value, self.segments, self.classes[layer],
+                                          scale)
+
+
+@functools.cache
+def _kernel(device: str) -> Callable[..., torch.Tensor]:
+    """Return what attends by class on such a device."""
+    if device == 'cuda':
+        try:
+            from neuron_chunk_ros.attention import triton_prefill
+        except ImportError:  # no Triton came with this torch
+            return attend
+        return triton_prefill.attend
+    return attend
 
 
 def use(config) -> None:

@@ -187,6 +187,11 @@ class Session:
         return self._attending.mode
 
     @property
+    def has_head_classes(self) -> bool:
+        """Whether the bundle says what each head looks at."""
+        return self._attending.classes is not None
+
+    @property
     def profile(self) -> Profile:
         """The storage profile in use; its `source` says where it comes from."""
         return self._products.chooser.profile

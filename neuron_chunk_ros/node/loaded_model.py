@@ -12,7 +12,7 @@ from neuron_chunk_ros.errors import BundleError
 from neuron_chunk_ros.node.messages import telemetry_message
 from neuron_chunk_ros.node.settings import ParameterError, Settings
 
-_FOLLOWED = ('policy', 'sparsity', 'text_sparsity', 'deadline_ms')
+_FOLLOWED = ('policy', 'sparsity', 'text_sparsity', 'deadline_ms', 'attention')
 
 
 def bundle_path(model: str) -> Path:
@@ -47,7 +47,7 @@ def open_session(settings: Settings, on_progress: Callable[[float], None] | None
         return Session.open(
             path, policy=settings.policy, sparsity=settings.sparsity,
             text_sparsity=settings.text_sparsity, deadline_ms=settings.deadline_ms,
-            min_importance=settings.min_importance,
+            attention=settings.attention, min_importance=settings.min_importance,
             memory_budget_mb=settings.memory_budget_mb or None,
             cameras=max(1, len(settings.cameras)) if settings.mode == 'stream' else 1,
             max_context=settings.max_context, on_drive_fault=settings.on_drive_fault,

@@ -27,6 +27,7 @@ def telemetry_message(step, header: Header, model: str, policy: str) -> IoTeleme
     for name in _SECONDS:
         setattr(message, name, float(getattr(step, name)))
     message.importance_kept = _share(step.importance_kept)
+    message.attention_density = _share(step.attention_density)
     message.contiguity = [int(count) for count in step.contiguity]
     message.estimated_seconds = step.estimated_seconds
     message.backend = step.backend

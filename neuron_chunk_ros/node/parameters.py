@@ -46,6 +46,8 @@ PARAMETERS = (
           span=(0.0, 0.95)),
     _live('deadline_ms', 0.0, 'Milliseconds that each step of the decoder may take, in place of '
           'both sparsities; 0: none.', span=(0.0, 3.6e6)),
+    _live('attention', 'dense', 'How heads attend to images: dense (to everything), or blindsight '
+          '(by their classes, where the bundle has some).', choices=('dense', 'blindsight')),
     Parameter('min_importance', 0.9, 'With deadline_ms: share of the importance that a step keeps '
               'even where it misses the deadline for it.', span=(0.0, 1.0)),
     Parameter('on_drive_fault', 'coarse', 'With rows in two parts, what a drive that fails or '

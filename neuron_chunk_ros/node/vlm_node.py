@@ -294,7 +294,9 @@ class VlmNode(LifecycleNodeMixin, Node):
             return statuses.lifecycle('inactive', failure=self.error)
         session, stream = model.session, model.stream
         about = {'model': session.model_name, 'policy': session.policy,
-                 'sparsity': session.sparsity, 'mode': self.settings.mode}
+                 'sparsity': session.sparsity, 'attention': session.attention,
+                 'head classes': 'yes' if session.has_head_classes else 'none',
+                 'mode': self.settings.mode}
         if stream is not None:
             about |= {'stream frames': len(stream.frames), 'stream tokens': stream.tokens,
                       'stream capacity': stream.capacity}

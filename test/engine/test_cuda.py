@@ -7,6 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from neuron_chunk_ros.attention.regrouping import attend
+from neuron_chunk_ros.attention.segments import Segment, SegmentTable
+from neuron_chunk_ros.attention.templates import density
 from neuron_chunk_ros.engine.device_copies import DeviceCopies
 from neuron_chunk_ros.engine.rows import _unpacked
 from neuron_chunk_ros.engine.session import Session
@@ -90,6 +93,49 @@ def test_triton_widens_rows_as_torch_does(dtype, picks, refined):
                                   split.refinement)
         want = _unpacked(some, split.base, columns, finer, split.refinement.bits).to(dtype)
         assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('width', [64, 80, 128])
+def test_heads_by_class_are_regrouped_heads(dtype, width):
+    triton_prefill = pytest.importorskip('neuron_chunk_ros.attention.triton_prefill',
+                                         reason='Triton is not installed here')
+    table = SegmentTable([Segment(14), *[Segment(197, True, (196,))] * 5, Segment(30)])
+    for new in (table.tokens, 227):
+        query = torch.randn(1, 8, new, width, device='cuda').to(dtype)
+        key, value = (torch.randn(1, 4, table.tokens, width, device='cuda').to(dtype)
+                      for _ in range(2))
+        classes = [0, 1, 2, 3] * 2
+        got = triton_prefill.attend(query, key, value, table, classes)
+        torch.testing.assert_close(got, attend(query, key, value, table, classes), rtol=0.02,
+                                   atol=0.02)
+
+
+def test_long_prompts_are_faster_by_class():
+    """36,000 tokens, every head Intra-Image+Sink: what it takes beside SDPA's flash kernel."""
+    triton_prefill = pytest.importorskip('neuron_chunk_ros.attention.triton_prefill',
+                                         reason='Triton is not installed here')
+    table = SegmentTable([Segment(14), *[Segment(197, True, (196,))] * 183, Segment(30)])
+    query, key, value = (torch.randn(1, 28, table.tokens, 128, device='cuda',
+                                     dtype=torch.bfloat16) for _ in range(3))
+
+    def seconds(run):
+        run()
+        torch.cuda.synchronize()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(5):
+            run()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 5e3
+
+    dense = seconds(lambda: torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True))
+    ours = seconds(lambda: triton_prefill.attend(query, key, value, table, [1] * 28))
+    print(f'{table.tokens} tokens: SDPA {1e3 * dense:.1f} ms, by class {1e3 * ours:.1f} ms, '
+          f'{dense / ours:.2f}x, density {density(table, 1):.3f}')
+    assert ours < dense
 
 
 def test_a_buffer_is_not_filled_while_it_is_copied():

@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows widened by Triton, in its interpreter: bit for bit what torch's operations make of them."""
 
-import importlib
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -19,14 +16,9 @@ SPLITS = [Split(PACKED_FORMATS[f'int{base}-16'], REFINEMENTS[f'plus{rest}'])
 
 
 @pytest.fixture(scope='module')
-def rows():
-    pytest.importorskip('triton', reason='Triton is not installed here')
-    name = 'neuron_chunk_ros.engine.triton_rows'
-    with pytest.MonkeyPatch.context() as patch:  # kernels remember how they were to run
-        patch.setenv('TRITON_INTERPRET', '1')
-        sys.modules.pop(name, None)
-        yield importlib.import_module(name)
-    sys.modules.pop(name, None)
+def rows(interpreted):
+    from neuron_chunk_ros.engine import triton_rows
+    return triton_rows
 
 
 def bits_of(tensor):

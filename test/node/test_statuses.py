@@ -146,6 +146,16 @@ def test_the_model_tells_its_figures():
     assert model().values['answers, longest (s)'] == NONE
 
 
+@pytest.mark.parametrize('about, warns', [
+    ({'attention': 'blindsight', 'head classes': 'none'}, True),
+    ({'attention': 'blindsight', 'head classes': 'yes'}, False),
+    ({'attention': 'dense', 'head classes': 'none'}, False)])
+def test_classes_of_heads_that_are_missing(about, warns):
+    status = statuses.model(Counts(), Load(False, 0, 4), about, limits())
+    assert (status.level == WARN) == warns
+    assert ('attention characterize' in status.message) == warns
+
+
 def test_a_model_error():
     status = model(Counts(model_error='RuntimeError: out of luck'), Load(False, 4, 4))
     assert (status.level, status.message) == (ERROR, 'model error: RuntimeError: out of luck')

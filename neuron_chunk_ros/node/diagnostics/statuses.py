@@ -126,6 +126,9 @@ def model(counts: Counts, load: Load, about: dict[str, object], limits) -> Statu
     if counts.model_error:
         return Status(ERROR, f'model error: {counts.model_error}', values)
     found = Findings()
+    if about.get('attention') == 'blindsight' and about.get('head classes') == 'none':
+        found.add(WARN, 'attention is blindsight, but the bundle has no classes of heads, so all '
+                        'look at everything: run neuron-chunk attention characterize')
     if load.waiting >= load.limit:
         found.add(WARN, f'overloaded: {load.waiting} questions wait, more are refused '
                         '(queue_limit)')
