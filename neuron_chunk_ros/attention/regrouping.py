@@ -1,21 +1,152 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by head class: each image by itself with its sinks' keys joined, no mask.
+"""Attention by head class: images of a size as one batch, each with its sinks' keys joined.
 
-What is left out isn't computed; a mask would compute it and throw it away (a boolean one makes
-SDPA slower than none). Where a query sees more keys than there are queries, as many queries that
-nobody wants go ahead of it, so that the product stays plainly causal.
+What is left out isn't computed; a mask over everything would compute it and throw it away. What a
+batch needs (which keys, which of them a query may see) is the same in all layers of a pass and
+worked out once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from neuron_chunk_ros.attention.segments import SegmentTable
 from neuron_chunk_ros.attention.templates import BLOCK, DENSE, INTRA, SINK, images
+
+_MOST = 16  # images of a batch: those with fewer sinks are padded to those with most
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Queries that go together, and what they see."""
+
+    queries: torch.Tensor    # int64 [n, q], of the new tokens
+    seen: torch.Tensor       # int64 [n, k], of all tokens
+    allowed: torch.Tensor    # bool [n, 1, q, k]
+    wanted: torch.Tensor | None = None  # bool [n, q]: others fill up; None: all
+
+    def ready(self, like: torch.Tensor) -> _Batch:
+        """Return it on a tensor's device, `allowed` as what is added to scores of its dtype."""
+        device = like.device
+        bias = torch.zeros(self.allowed.shape, dtype=like.dtype).masked_fill(
+            ~self.allowed, -torch.inf)
+        return _Batch(self.queries.to(device), self.seen.to(device), bias.to(device),
+                      None if self.wanted is None else self.wanted.to(device))
+
+
+class Regrouping:
+    """One pass: its segments, and how many of their tokens were there before."""
+
+    def __init__(self, table: SegmentTable, first: int):
+        self._table, self._first, self._tokens = table, first, table.tokens
+        self._batches: dict[tuple, list[_Batch]] = {}
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+               classes: Sequence[int], scale: float | None = None) -> torch.Tensor:
+        """See `attend`."""
+        heads, tokens = query.shape[1], key.shape[2]
+        if self._tokens != tokens or len(classes) != heads or heads % key.shape[1]:
+            raise ValueError(f'{self._tokens} tokens in segments and {len(classes)} classes for '
+                             f'keys of {tokens} tokens and {heads} heads')
+        shared, out = heads // key.shape[1], torch.empty_like(query)
+
+        def some(kinds: set[int]) -> tuple | None:
+            """Return the heads of these classes with their queries, keys and values."""
+            mine = [head for head, kind in enumerate(classes) if kind in kinds]
+            if len(mine) == heads:
+                return slice(None), query, key, value
+            pairs = [head // shared for head in mine]
+            return (mine, query[:, mine], key[:, pairs], value[:, pairs]) if mine else None
+
+        if chosen := some({DENSE}):
+            which, *parts = chosen
+            out[:, which] = _behind(*parts, scale)
+        kinds = set(classes) - {DENSE}
+        if chosen := some(kinds):
+            which, mine, keys, values = chosen
+            for start, segment in self._table:
+                begin, end = max(start, self._first), start + segment.tokens
+                if not segment.image and begin < end:
+                    here = slice(begin - self._first, end - self._first)
+                    out[:, which, here] = _behind(mine[:, :, here], keys[:, :, :end],
+                                                  values[:, :, :end], scale)
+        for kind in sorted(kinds):
+            which, mine, keys, values = some({kind})
+            for batch in self._of(kind, query):
+                found = functional.scaled_dot_product_attention(
+                    _taken(mine, batch.queries), _taken(keys, batch.seen),
+                    _taken(values, batch.seen), attn_mask=batch.allowed, scale=scale,
+                    enable_gqa=True)
+                if batch.wanted is None:
+                    found, at = found.transpose(0, 1).flatten(1, 2), batch.queries.flatten()
+                else:
+                    found = found.transpose(1, 2)[batch.wanted].transpose(0, 1)
+                    at = batch.queries[batch.wanted]
+                if which == slice(None):
+                    out[0].index_copy_(1, at, found)
+                else:
+                    out[0, torch.tensor(which, device=at.device)[:, None], at] = found
+        return out
+
+    def _of(self, kind: int, like: torch.Tensor) -> list[_Batch]:
+        key = kind, like.dtype, like.device
+        if key not in self._batches:
+            made = self._local() if kind == SINK else self._whole(kind)
+            self._batches[key] = [batch.ready(like) for batch in made]
+        return self._batches[key]
+
+    def _whole(self, kind: int) -> list[_Batch]:
+        """Return images of a size, and new in the same part, together."""
+        alike: dict[tuple[int, int], list[tuple[int, list[int]]]] = {}
+        for start, segment, sinks in images(self._table, self._first):
+            new = start + segment.tokens - max(start, self._first)
+            alike.setdefault((segment.tokens, new), []).append(
+                (start, [] if kind == INTRA else sinks))
+        found = []
+        for (tokens, new), members in alike.items():
+            for at in range(0, len(members), _MOST):
+                some = members[at:at + _MOST]
+                most = max(len(sinks) for _, sinks in some)
+                starts = torch.tensor([start for start, _ in some])
+                own = starts[:, None] + torch.arange(tokens)
+                ahead = torch.tensor([[*sinks, *[0] * (most - len(sinks))] for _, sinks in some]
+                                     ).long().reshape(len(some), most)
+                known = torch.arange(most) < torch.tensor([len(one) for _, one in some])[:, None]
+                causal = torch.ones(new, tokens, dtype=torch.bool).tril(tokens - new)
+                allowed = torch.cat([known[:, None].expand(-1, new, -1),
+                                     causal.expand(len(some), -1, -1)], dim=2)
+                queries = own[:, tokens - new:] - self._first
+                found.append(_Batch(queries, torch.cat([ahead, own], dim=1), allowed[:, None]))
+        return found
+
+    def _local(self) -> list[_Batch]:
+        """Return all blocks of an image together: each sees the sinks, itself, the one before."""
+        found = []
+        at = torch.arange(BLOCK)
+        for start, segment, sinks in images(self._table, self._first):
+            skip = max(self._first - start, 0) // BLOCK
+            blocks = torch.arange(skip, -(-segment.tokens // BLOCK))
+            places = blocks[:, None] * BLOCK + at                       # in the image
+            near = (blocks[:, None] - 1) * BLOCK + torch.arange(2 * BLOCK)
+            there = (near >= 0) & (near < segment.tokens)
+            allowed = there[:, None] & (near[:, None] <= places[:, :, None])
+            first = torch.tensor(sinks, dtype=torch.long).expand(len(blocks), -1)
+            allowed = torch.cat([torch.ones(*places.shape, len(sinks), dtype=torch.bool),
+                                 allowed], dim=2)
+            queries = start + places - self._first
+            wanted = (queries >= 0) & (places < segment.tokens)
+            # What fills up sees something, so that no softmax is over nothing.
+            allowed |= ~wanted[..., None]
+            new = self._tokens - self._first
+            found.append(_Batch(queries.clamp(0, new - 1), torch.cat(
+                [first, (start + near).clamp(start, start + segment.tokens - 1)], dim=1),
+                allowed[:, None], wanted))
+        return found
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: SegmentTable,
@@ -29,116 +160,21 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: S
     :return: [1, heads, new tokens, width].
     :raises ValueError: where table, classes and tensors don't fit.
     """
-    heads, new, tokens = query.shape[1], query.shape[2], key.shape[2]
-    if table.tokens != tokens or len(classes) != heads or heads % key.shape[1]:
-        raise ValueError(f'{table.tokens} tokens in segments and {len(classes)} classes for keys '
-                         f'of {tokens} tokens and {heads} heads')
-    first, shared = tokens - new, heads // key.shape[1]
-    out = torch.empty_like(query)
-    dense = [head for head, kind in enumerate(classes) if kind == DENSE]
-    if dense:
-        chosen = _Heads(dense, shared, query, key, value)
-        out[:, dense] = _behind(*chosen.of(0, new, slice(0, tokens)), scale)
-    rest = [head for head, kind in enumerate(classes) if kind != DENSE]
-    if not rest:
-        return out
-    others = _Heads(rest, shared, query, key, value)
-    for start, segment in table:
-        begin, end = max(start, first), start + segment.tokens
-        if not segment.image and begin < end:
-            out[:, rest, begin - first:end - first] = _behind(
-                *others.of(begin - first, end - first, slice(0, end)), scale)
-    for kind in sorted(set(classes) - {DENSE}):
-        mine = [head for head, one in enumerate(classes) if one == kind]
-        chosen = _Heads(mine, shared, query, key, value)
-        for start, segment, sinks in images(table, first):
-            begin, end = max(start, first), start + segment.tokens
-            here = slice(begin - first, end - first)
-            if kind == SINK:
-                out[:, mine, here] = _local(chosen, begin - first, end - first, start, end, sinks,
-                                            scale)
-                continue
-            seen = torch.tensor([*(() if kind == INTRA else sinks), *range(start, end)],
-                                device=query.device)
-            out[:, mine, here] = _behind(*chosen.of(begin - first, end - first, seen), scale)
-    return out
+    return Regrouping(table, key.shape[2] - query.shape[2]).attend(query, key, value, classes,
+                                                                   scale)
 
 
-class _Heads:
-    """Some query heads, and the key-value heads they share."""
-
-    def __init__(self, heads: list[int], shared: int, query, key, value):
-        self._whole = len(heads) == query.shape[1]
-        self._query = query if self._whole else query[:, heads]
-        self._key, self._value = key, value
-        self._pairs = [head // shared for head in heads]
-        self.device = query.device
-
-    def of(self, begin: int, end: int, seen) -> tuple[torch.Tensor, ...]:
-        """Return queries number `begin` to `end`, and of some tokens keys and values.
-
-        Of these one for each query head, or, where all heads are wanted, as they are.
-        """
-        query = self._query[:, :, begin:end]
-        if isinstance(seen, slice):
-            key, value = self._key[:, :, seen], self._value[:, :, seen]
-        else:
-            key, value = self._key.index_select(2, seen), self._value.index_select(2, seen)
-        return (query, key, value) if self._whole else (
-            query, key[:, self._pairs], value[:, self._pairs])
+def _taken(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return rows of [1, heads, tokens, width] by int64 [n, k]: [n, heads, k, width]."""
+    return values[0].index_select(1, tokens.flatten()).unflatten(1, tokens.shape).transpose(0, 1)
 
 
 def _behind(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
             ) -> torch.Tensor:
     """Attend causally; the queries are of the last of the keys' tokens."""
-    more = key.shape[2] - query.shape[2]
-    if not more:
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True,
-                                                       scale=scale, enable_gqa=True)
-    if query.shape[2] == 1:
-        return functional.scaled_dot_product_attention(query, key, value, scale=scale,
-                                                       enable_gqa=True)
-    if more <= query.shape[2]:
-        padded = functional.pad(query, (0, 0, more, 0))
-        return functional.scaled_dot_product_attention(
-            padded, key, value, is_causal=True, scale=scale, enable_gqa=True)[:, :, more:]
-    # Few queries behind many keys: a mask of their own size is the smaller waste.
-    mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool,
-                      device=query.device).tril(more)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale,
-                                                   enable_gqa=True)
-
-
-def _local(heads: _Heads, begin: int, end: int, start: int, last: int, sinks: list[int],
-           scale: float | None) -> torch.Tensor:
-    """Attend to the sinks, the own block of an image and the one before it, all blocks at once.
-
-    :param begin, end: the queries; they end where the image does.
-    :param start, last: the image's tokens.
-    """
-    tokens, new = last - start, end - begin
-    skip = (tokens - new) // BLOCK * BLOCK   # whole blocks whose queries are not wanted
-    blocks = -(-(tokens - skip) // BLOCK)
-    query, key, value = heads.of(begin, end, torch.tensor(
-        [*sinks, *range(start, last)], device=heads.device))
-    device, count, width = query.device, len(sinks), query.shape[-1]
-    ahead = tokens - skip - new              # queries of the first block that are not wanted
-    query = functional.pad(query, (0, 0, ahead, blocks * BLOCK - (tokens - skip)))
-    query = query[0].unflatten(1, (blocks, BLOCK)).transpose(0, 1)   # [blocks, heads, BLOCK, d]
-
-    def pairs(values: torch.Tensor) -> torch.Tensor:
-        """Return sinks, the block before and the block: [blocks, heads, sinks + 2 BLOCK, d]."""
-        own = functional.pad(values[0, :, count:], (0, 0, BLOCK, (-tokens) % BLOCK))
-        own = own.unflatten(1, (-1, BLOCK))[:, skip // BLOCK:]
-        both = torch.cat([own[:, :-1], own[:, 1:]], dim=2).transpose(0, 1)
-        return torch.cat([values[0, :, :count].expand(blocks, -1, -1, -1), both], dim=2)
-
-    at = torch.arange(BLOCK, device=device)
-    mask = torch.ones(blocks, 1, BLOCK, count + 2 * BLOCK, dtype=torch.bool, device=device)
-    mask[..., count + BLOCK:] = at[:, None] >= at[None]
-    if not skip:
-        mask[0, :, :, count:count + BLOCK] = False  # there is no block before the first
-    out = functional.scaled_dot_product_attention(query, pairs(key), pairs(value),
-                                                  attn_mask=mask, scale=scale, enable_gqa=True)
-    out = out.transpose(0, 1).reshape(1, -1, blocks * BLOCK, width)
-    return out[:, :, ahead:ahead + new]
+    more, mask = key.shape[2] - query.shape[2], None
+    if more and query.shape[2] > 1:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool,
+                          device=query.device).tril(more)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=not more, scale=scale, enable_gqa=True)

@@ -30,9 +30,9 @@ def register(subparsers) -> None:
                        type=lambda text: tuple(int(part) for part in text.split(',')),
                        help='images of a prompt, in turns (default '
                             f'{",".join(map(str, _COUNTS))}; with --images)')
-    learn.add_argument('--drift', metavar='NATS', type=float, default=0.01,
+    learn.add_argument('--drift', metavar='NATS', type=float, default=0.001,
                        help="how far the first word's distribution may drift, mean KL divergence "
-                            '(default 0.01)')
+                            '(default 0.001)')
     learn.add_argument('--tolerance', metavar='SHARE', type=float,
                        help="relative error of a head's output, instead of searching for it")
     learn.add_argument('--schedule', choices=('constant', 'linear'), default='constant',

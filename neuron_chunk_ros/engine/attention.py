@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from neuron_chunk_ros.attention.regrouping import attend
+from neuron_chunk_ros.attention.regrouping import Regrouping
 from neuron_chunk_ros.attention.segments import SegmentTable
 from neuron_chunk_ros.attention.templates import NAMES, density
 from neuron_chunk_ros.engine.products import FEW
@@ -40,6 +40,7 @@ class Attending:
         self.listener: Listener | None = None
         self.density = 1.0      # pairs of tokens attended to / of causal attention
         self.segments, self._first, self._images = SegmentTable(), 0, False
+        self._regrouping: Regrouping | None = None
 
     def attach(self, layers: Iterable[torch.nn.Module]) -> None:
         """Be asked by a decoder's layers."""
@@ -48,7 +49,7 @@ class Attending:
 
     def begin(self, segments: SegmentTable, first: int) -> None:
         """Note what a pass is about: all tokens there will be, and the first new one's number."""
-        self.segments, self._first = segments, first
+        self.segments, self._first, self._regrouping = segments, first, None
         self._images = any(segment.image and start + segment.tokens > first
                            for start, segment in segments)
         self.density = 1.0
@@ -70,20 +71,24 @@ class Attending:
             self.listener(layer, query, key, value, self.segments, scale)
         if not self._by_class or not any(self.classes[layer]):
             return None
-        return _kernel(query.device.type)(query, key, value, self.segments, self.classes[layer],
-                                          scale)
+        kernel = _kernel(query.device.type)
+        if kernel is not None:
+            return kernel(query, key, value, self.segments, self.classes[layer], scale)
+        if self._regrouping is None:  # the same in all layers of the pass
+            self._regrouping = Regrouping(self.segments, self._first)
+        return self._regrouping.attend(query, key, value, self.classes[layer], scale)
 
 
 @functools.cache
-def _kernel(device: str) -> Callable[..., torch.Tensor]:
-    """Return what attends by class on such a device."""
-    if device == 'cuda':
-        try:
-            from neuron_chunk_ros.attention import triton_prefill
-        except ImportError:  # no Triton came with this torch
-            return attend
-        return triton_prefill.attend
-    return attend
+def _kernel(device: str) -> Callable[..., torch.Tensor] | None:
+    """Return what attends by class on such a device; None where regrouping does."""
+    if device != 'cuda':
+        return None
+    try:
+        from neuron_chunk_ros.attention import triton_prefill
+    except ImportError:  # no Triton came with this torch
+        return None
+    return triton_prefill.attend
 
 
 def use(config) -> None:

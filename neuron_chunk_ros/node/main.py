@@ -3,7 +3,6 @@
 """The `vlm_node` command: spins the node, starts it unless told otherwise, ends cleanly."""
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -124,13 +123,13 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
     signals = _Signals()
     limit_arenas()
-    node = None
+    node, code = None, 1
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = VlmNode()
-        return _run(node, signals)
+        code = _run(node, signals)
     except KeyboardInterrupt:
-        return 0
+        code = 0
     except NeuronChunkError as error:
         _fatal(node, ' '.join(str(error).split()))
     except Exception as error:
@@ -139,19 +138,22 @@ def main(args: list[str] | None = None) -> int:
     finally:
         # The executor's threads may still be sending the last responses. The interpreter waits
         # for them before it runs this; destroying the node now would pull it from under them.
-        atexit.register(_leave, node)
-    return 1
+        atexit.register(_leave, node, code)
+    return code
 
 
-def _leave(node: Node | None):
+def _leave(node: Node | None, code: int):
     # The interpreter is giving our handlers up; another Ctrl-C would kill it half-way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if node is not None:
         node.destroy_node()
     rclpy.try_shutdown()
-    # Everything is closed; spare the interpreter a last look at all of torch, which takes seconds.
-    gc.freeze()
+    # Everything is closed. The interpreter's last look at all of torch would take seconds, and
+    # Triton, which torch imports where it is installed, tells everything that is left then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fatal(node: Node | None, line: str):

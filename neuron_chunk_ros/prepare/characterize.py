@@ -131,7 +131,7 @@ def drift(session: Session, prompts: Sequence[Prompt], heard: Heard, classes: li
     return total / len(prompts)
 
 
-def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *, most_drift: float = 0.01,
+def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *, most_drift: float = 0.001,
                  tolerance: float | None = None, schedule: str = 'constant',
                  about: dict | None = None, progress: Progress | None = None,
                  **session) -> dict:

@@ -117,7 +117,7 @@ def widen_row(manifest):
 GROUP = ('groups', 0)
 MALFORMED = {
     'format': (put('format', 'zip'), 'format'),
-    'version of tomorrow': (put('version', 5), 'version 5'),
+    'version of tomorrow': (put('version', 6), 'version 6'),
     'version is true': (put('version', True), 'version'),
     'family with a slash': (put('family', '../x'), 'family'),
     'family is a number': (put('family', 3), 'family'),

@@ -18,7 +18,7 @@ from neuron_chunk_ros.tabletop.questions import MULTI_VIEW
 
 # (what, images, tokens of an image): times faster than causal SDPA at least
 FASTER = {('prompt', 8, 196): 3.0, ('prompt', 16, 256): 5.5, ('append', 16, 196): 1 / 0.3}
-MOST_DRIFT = 0.01  # nats; the default of `attention characterize`
+MOST_DRIFT = 0.001  # nats; the default of `attention characterize`
 LOST, LOST_BY_TYPE = 0.5, 1.5  # points, at most
 
 
