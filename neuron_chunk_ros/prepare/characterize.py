@@ -131,9 +131,10 @@ def drift(session: Session, prompts: Sequence[Prompt], heard: Heard, classes: li
     return total / len(prompts)
 
 
-def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *, most_drift: float = 0.001,
-                 tolerance: float | None = None, schedule: str = 'constant',
-                 about: dict | None = None, progress: Progress | None = None,
+def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *,
+                 most_drift: float = 0.001, tolerance: float | None = None,
+                 schedule: str = 'constant', about: dict | None = None,
+                 progress: Progress | None = None,
                  **session) -> dict:
     """Find each head's class, write the classes into the bundle and return what was written.
 

@@ -221,3 +221,18 @@ def test_exams_that_are_none(capsys, tmp_path):
         assert main(['bench', 'planes', '--quick', '--path', str(tmp_path), *arguments]) == 1
         assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_attention_over_tabletop(tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    found = run(tmp_path, 'attention', '--quick', '--out', str(out))
+    check_files(out, 'attention', found)
+    at = {(one['how'], one['tolerance']): one for one in found['points']}
+    strict, loose = at['classes', 0.1], at['classes', 1.0]
+    assert strict['density'] > loose['density'] and abs(strict['all']) <= loose['all']
+    assert strict['drift'] < loose['drift'] and len(found['points']) == 4
+    assert {(one['what'], one['heads']) for one in found['speeds']} == {
+        (what, heads) for what in ('prompt', 'append')
+        for heads in ('Intra-Image+Sink', 'tabletop')}
