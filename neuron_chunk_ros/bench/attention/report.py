@@ -58,7 +58,7 @@ def report(kept: Sequence[Kept], timed: Sequence[Timed], facts: Record, seed: in
                Column('density kept', 'density', '{:.2f}'), Column('drift', 'drift', '{:.4f}'),
                *(Column(kind, kind, '{:.2f}') for kind in (*MULTI_VIEW, 'all')),
                Column('from', 'all_low', '{:.2f}'), Column('to', 'all_high', '{:.2f}')], points),
-        Table('Attention alone against causal SDPA, in turns',
+        Table('Attention alone against causal SDPA, and whole passes of a decoder, in turns',
               [Column('', 'what'), Column('images', 'images'), Column('tokens of one', 'tokens'),
                Column('classes', 'heads'), Column('density', 'density', '{:.2f}'),
                Column('dense [ms]', 'dense_ms', '{:.1f}'),

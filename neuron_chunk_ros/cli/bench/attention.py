@@ -18,6 +18,8 @@ def register(commands) -> None:
                                  description=text[0].upper() + text[1:] + '.')
     parser.set_defaults(run=_run)
     parser.add_argument('--path', type=Path, metavar='DIR', help=argparse.SUPPRESS)
+    parser.add_argument('--bundle', type=Path, metavar='BUNDLE_DIR',
+                        help='time whole passes of its decoder over prompts with images, too')
     parser.add_argument('--scenes', type=positive, metavar='N',
                         help='of each sort asked about (default 400)')
     parser.add_argument('--prompts', type=positive, metavar='N',
@@ -44,7 +46,10 @@ def _run(args: argparse.Namespace) -> int:
         heard = facts.pop('heard')
         classes = (classes_of(heard, max(within), asked.schedule) if within
                    else [[DENSE] * facts['heads']] * facts['layers'])
-        seconds = speed.measure(timed, [kind for layer in classes for kind in layer], progress)
+        table = [kind for layer in classes for kind in layer]
+        seconds = speed.measure(timed, table, progress)
+        if args.bundle is not None:
+            seconds += speed.prefill(args.bundle, timed, table, progress)
     return hand_out(args, report.report(kept, seconds, {
         'command': machine.command_line(), 'quick': args.quick,
         'machine': machine.facts(folder_of(args)), **facts}, asked.seed))
