@@ -19,9 +19,6 @@ from neuron_chunk_ros.attention.segments import SegmentTable
 from neuron_chunk_ros.attention.templates import BLOCK, DENSE, INTRA, SINK, images
 
 _MOST = 16  # images of a batch: those with fewer sinks are padded to those with most
-# Queries of an image that go together. torch computes all of what is masked within a batch, so
-# an image in one piece would cost its whole square, not the lower half.
-_PART = 56
 
 
 @dataclass(frozen=True)
@@ -120,15 +117,11 @@ class Regrouping:
                 ahead = torch.tensor([[*sinks, *[0] * (most - len(sinks))] for _, sinks in some]
                                      ).long().reshape(len(some), most)
                 known = torch.arange(most) < torch.tensor([len(one) for _, one in some])[:, None]
-                parts = -(-new // _PART)
-                for part in range(parts):
-                    begin, end = (tokens - new + new * edge // parts for edge in (part, part + 1))
-                    causal = torch.ones(end - begin, end, dtype=torch.bool).tril(begin)
-                    allowed = torch.cat([known[:, None].expand(-1, end - begin, -1),
-                                         causal.expand(len(some), -1, -1)], dim=2)
-                    found.append(_Batch(own[:, begin:end] - self._first,
-                                        torch.cat([ahead, own[:, :end]], dim=1),
-                                        allowed[:, None]))
+                causal = torch.ones(new, tokens, dtype=torch.bool).tril(tokens - new)
+                allowed = torch.cat([known[:, None].expand(-1, new, -1),
+                                     causal.expand(len(some), -1, -1)], dim=2)
+                queries = own[:, tokens - new:] - self._first
+                found.append(_Batch(queries, torch.cat([ahead, own], dim=1), allowed[:, None]))
         return found
 
     def _local(self) -> list[_Batch]:
