@@ -66,15 +66,15 @@ def allowed(table: SegmentTable, template: int, first: int) -> torch.Tensor:
 
 def density(table: SegmentTable, template: int, first: int = 0) -> float:
     """Return the share of causal attention that a template keeps, by tokens seen."""
-    kept, dense = 0, 0
     tokens = table.tokens
-    dense = sum(range(first + 1, tokens + 1))
+    dense = (tokens * (tokens + 1) - first * (first + 1)) // 2
     if template == DENSE or not dense:
         return 1.0
-    kept = dense
+    spared = 0
     for start, segment, sinks in images(table, first):
-        for at in range(max(first - start, 0), segment.tokens):
-            seen = {DENSE: 0, INTRA: at + 1, INTRA_SINK: at + 1 + len(sinks),
-                    SINK: min(at + 1, at % BLOCK + 1 + BLOCK) + len(sinks)}[template]
-            kept -= start + at + 1 - seen
-    return kept / dense
+        at = torch.arange(max(first - start, 0), segment.tokens)
+        # Tokens ahead of the image that aren't seen, then those of itself.
+        spared += len(at) * (start - (0 if template == INTRA else len(sinks)))
+        if template == SINK:
+            spared += int((at // BLOCK - 1).clamp(min=0).sum()) * BLOCK
+    return 1 - spared / dense

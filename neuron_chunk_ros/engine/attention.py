@@ -12,6 +12,7 @@ rounding depends on how many rows it has. So a few tokens attend one by one.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -21,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from neuron_chunk_ros.attention.regrouping import Regrouping
 from neuron_chunk_ros.attention.segments import SegmentTable
-from neuron_chunk_ros.attention.templates import NAMES, density
+from neuron_chunk_ros.attention.templates import density
 from neuron_chunk_ros.engine.products import FEW
 
 NAME = 'neuron_chunk_one_by_one'
@@ -54,9 +55,9 @@ class Attending:
                            for start, segment in segments)
         self.density = 1.0
         if self._images and self._by_class:
-            kept = [density(segments, kind, first) for kind in range(len(NAMES))]
-            heads = [kind for layer in self.classes for kind in layer]
-            self.density = sum(kept[kind] for kind in heads) / len(heads)
+            counts = Counter(kind for layer in self.classes for kind in layer)
+            self.density = sum(number * density(segments, kind, first)
+                               for kind, number in counts.items()) / counts.total()
 
     @property
     def _by_class(self) -> bool:

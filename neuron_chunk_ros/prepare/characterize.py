@@ -97,8 +97,10 @@ def _errors(query, key, value, segments, scale) -> np.ndarray:
 
     plain = seen(DENSE)
     norm = plain.flatten(1).norm(dim=1).clamp(min=1e-20)
-    return torch.stack([(seen(kind) - plain).flatten(1).norm(dim=1) / norm
-                        for kind in range(len(NAMES))], dim=1).cpu().numpy()
+    errors = [torch.zeros_like(norm) if kind == DENSE
+              else (seen(kind) - plain).flatten(1).norm(dim=1) / norm
+              for kind in range(len(NAMES))]
+    return torch.stack(errors, dim=1).cpu().numpy()
 
 
 def _first_word(session: Session, prompt: Prompt) -> torch.Tensor:
