@@ -10,6 +10,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from neuron_chunk_interfaces.action import Ask
+from neuron_chunk_ros.node.qos import QUESTIONS
 from neuron_chunk_ros.node.question import Outcome
 from neuron_chunk_ros.node.waiting import Gone
 
@@ -29,6 +30,8 @@ class AskAction:
         self._node, self._answer = node, answer
         self._server = ActionServer(
             node, Ask, '~/ask', self._execute, callback_group=ReentrantCallbackGroup(),
+            goal_service_qos_profile=QUESTIONS, result_service_qos_profile=QUESTIONS,
+            cancel_service_qos_profile=QUESTIONS,
             cancel_callback=lambda _: CancelResponse.ACCEPT, result_timeout=_RESULT_TIMEOUT)
         self._feedback_topic = node.resolve_topic_name('~/ask') + '/_action/feedback'
 

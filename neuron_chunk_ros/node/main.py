@@ -8,13 +8,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor, TimeoutException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
 
 from neuron_chunk_ros.errors import NeuronChunkError
 from neuron_chunk_ros.node.process_memory import limit_arenas
@@ -22,6 +24,9 @@ from neuron_chunk_ros.node.vlm_node import GRACE, VlmNode
 
 # How long the executor may take to notice that it should end [s].
 _SPIN = 0.2
+# How long nothing may come before everything sent to the node counts as taken, and how long that
+# is waited for at most [s].
+_QUIET, _DRAIN = 0.1, 2.0
 # What the executor leaves to its threads after each turn [s]. rclpy hands a callback to them again
 # and again until one has begun it, and holds them up by that for a quarter of a second.
 _PAUSE = 1e-4
@@ -81,9 +86,27 @@ class _Spinner:
             self._on_failure()
 
     def end(self):
-        """Stop spinning; callbacks that are running go on to their end."""
+        """Stop spinning once what was sent is taken; callbacks that run go on to their end."""
         self._ending = True
         self._thread.join(GRACE)
+        if self.error is None and not self._thread.is_alive():
+            self._drain()
+
+    def close(self):
+        """Let go of the node; once no callback runs any more."""
+        self._executor.shutdown(0)
+
+    def _drain(self):
+        # Questions the middleware holds already: whoever sent one would wait for ever.
+        began = came = time.monotonic()
+        while came + _QUIET > time.monotonic() < began + _DRAIN:
+            try:
+                handler, entity, _ = self._executor.wait_for_ready_callbacks(timeout_sec=_QUIET)
+            except TimeoutException:
+                return
+            handler()
+            if not isinstance(entity, Timer):
+                came = time.monotonic()
 
 
 def _start(node: VlmNode) -> bool:
@@ -95,9 +118,10 @@ def _start(node: VlmNode) -> bool:
     return started
 
 
-def _run(node: VlmNode, signals: _Signals) -> int:
+def _run(node: VlmNode, signals: _Signals, closing: list[Callable[[], None]]) -> int:
     logger = node.get_logger()
     spinner = _Spinner(node, VlmNode.executor_threads(node.settings.queue_limit), signals.stop)
+    closing.append(spinner.close)
     started = False
     try:
         started = not node.settings.autostart or _start(node)
@@ -123,11 +147,12 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
     signals = _Signals()
     limit_arenas()
-    node, code = None, 1
+    node, code, closing = None, 1, []
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = VlmNode()
-        code = _run(node, signals)
+        closing.append(node.destroy_node)
+        code = _run(node, signals, closing)
     except KeyboardInterrupt:
         code = 0
     except NeuronChunkError as error:
@@ -138,22 +163,22 @@ def main(args: list[str] | None = None) -> int:
     finally:
         # The executor's threads may still be sending the last responses. The interpreter waits
         # for them before it runs this; destroying the node now would pull it from under them.
-        atexit.register(_leave, node, code)
+        atexit.register(_leave, closing)
+        del node
     return code
 
 
-def _leave(node: Node | None, code: int):
+def _leave(closing: list[Callable[[], None]]):
     # The interpreter is giving our handlers up; another Ctrl-C would kill it half-way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if node is not None:
-        node.destroy_node()
+    while closing:
+        closing.pop()()
     rclpy.try_shutdown()
-    # Everything is closed. The interpreter's last look at all of torch would take seconds, and
-    # Triton, which torch imports where it is installed, tells everything that is left then.
-    sys.stdout.flush()
+    # Everything is closed and said. Triton, which torch imports where it is installed, would now
+    # tell of all that the interpreter leaves to the system.
     sys.stderr.flush()
-    os._exit(code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _fatal(node: Node | None, line: str):

@@ -14,6 +14,12 @@ RESULTS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=100,
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
+# Questions: ROS's own ten are not enough for a crowd that calls at once; those beyond would be
+# dropped unseen, and who asked would wait for ever. Refusing is quick, so few stay here for long.
+QUESTIONS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=256,
+    reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+
 DIAGNOSTICS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=10,
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)

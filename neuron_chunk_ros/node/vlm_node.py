@@ -26,7 +26,7 @@ from neuron_chunk_ros.node.ask_action import AskAction
 from neuron_chunk_ros.node.diagnostics import Diagnostics, statuses, thermal
 from neuron_chunk_ros.node.loaded_model import LoadedModel, open_session
 from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
-from neuron_chunk_ros.node.qos import RESULTS
+from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.node.question import Outcome
 from neuron_chunk_ros.node.settings import Parameters
 from neuron_chunk_ros.node.tally import Tally
@@ -63,12 +63,14 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._model: LoadedModel | None = None
         self._active: Active | None = None
         self._loaded = 0.0
+        self._ending = ''  # why nothing is answered any more
         self._answers = self.create_publisher(Answer, '~/answer', RESULTS)
         self._telemetry = self.create_publisher(IoTelemetry, '~/telemetry', RESULTS)
         self._annotated = Annotated(self)
         # Each waiting question holds one executor thread: they need a group that lets them.
         self._query_service = self.create_service(
-            Query, '~/query', self._query, callback_group=ReentrantCallbackGroup())
+            Query, '~/query', self._query, qos_profile=QUESTIONS,
+            callback_group=ReentrantCallbackGroup())
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
         AskAction(self, self._answer)
@@ -94,6 +96,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         """
         if not self._changing.acquire(timeout=GRACE):
             return False
+        self._ending = reason
         try:
             if not self._stop(reason, GRACE):
                 return False
@@ -247,7 +250,8 @@ class VlmNode(LifecycleNodeMixin, Node):
     def _answer(self, request, on_progress=None, given_up=lambda: '') -> Outcome:
         active = self._active
         if active is None:
-            line = f'the node is {self._state_note()}: it answers when it is active'
+            line = (self._ending
+                    or f'the node is {self._state_note()}: it answers when it is active')
             self._tally.refused(line)
             return Outcome(None, line)
         return active.answering.answer(request, on_progress, given_up)

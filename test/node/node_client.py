@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry
 from neuron_chunk_interfaces.srv import Query
-from neuron_chunk_ros.node.qos import RESULTS
+from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.programs.child_process import ChildProcess
 
 PATIENCE = 60.0
@@ -102,7 +102,7 @@ class VlmProcess:
         self.process = ChildProcess('neuron_chunk_ros.node.main', arguments, {})
         node = client.node
         self._clients = {
-            'query': node.create_client(Query, f'{name}/query'),
+            'query': node.create_client(Query, f'{name}/query', qos_profile=QUESTIONS),
             'reset': node.create_client(Trigger, f'{name}/reset'),
             'change_state': node.create_client(ChangeState, f'{name}/change_state'),
             'get_state': node.create_client(GetState, f'{name}/get_state'),
@@ -222,9 +222,10 @@ class VlmProcess:
     def result(self, future):
         """Wait for a future's result, as long as the node lives."""
         def done():
-            assert self.process.exit_code() is None or future.done(), self.process.output()
-            return future.done()
+            return future.done() or self.process.exit_code() is not None
         until(done, what='a response')
+        # What a process sent before it ended may not have been taken here yet.
+        until(future.done, 5.0, f'a response of a process that is gone: {self.process.output()}')
         return future.result()
 
     def wait_for_step(self, answering):

@@ -124,12 +124,11 @@ def test_transitions_that_are_not_possible_change_nothing(managed, picture):
 def test_the_state_can_be_asked_for_while_the_model_loads(managed):
     vlm = managed('loading')
     configuring = vlm.change_state_later('configure')
-    states = set()
+    states = []
     while not configuring.done():
-        began = time.monotonic()
-        states.add(vlm.state())
-        assert time.monotonic() - began < 2.0
-    assert 'configuring' in states and vlm.result(configuring).success
+        states.append(vlm.state())
+    # More than the one that may have been taken before the load began.
+    assert states.count('configuring') > 2 and vlm.result(configuring).success
     assert 'loading model' in vlm.process.output()
 
 

@@ -113,6 +113,19 @@ def test_signals_end_it_cleanly(client, start, number, busy, long_answers, pictu
     for future in waiting:
         response = vlm.result(future)
         assert not response.success and 'shutting down' in response.message
+    # A node that leaves without a word is believed alive for 20 seconds.
+    until(lambda: vlm.name not in client.node.get_node_names(), 5.0, 'the node to be gone')
+
+
+def test_what_was_sent_before_the_end_is_answered(client, start, long_answers, picture):
+    # Far more than the executor takes at once: most are with the middleware when the signal comes.
+    vlm = start('ends_with_a_crowd', **long_answers)
+    waiting = [vlm.ask_later(images=[picture], max_new_tokens=3000) for _ in range(60)]
+    vlm.wait_for_step(waiting[0])
+    assert vlm.process.end(signal.SIGINT) == 0, vlm.process.output()
+    told = [vlm.result(future).message for future in waiting]
+    assert all('shutting down' in line or 'waiting already' in line for line in told), set(told)
+    assert sum('shutting down' in line for line in told) >= 2
 
 
 @pytest.mark.slow
