@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 print('check_cuda:', torch.cuda.get_device_name(), 'torch', torch.__version__)
 PROGRAM
 
-timeout 240 "$PYTHON" -m pytest -q -rP test/engine/test_cuda.py
+timeout 240 "$PYTHON" -m pytest -q -rP test/engine/test_cuda.py test/attention/test_varlen.py
 if command -v compute-sanitizer >/dev/null; then
   timeout 180 compute-sanitizer --tool racecheck --error-exitcode 9 \
     "$PYTHON" -m pytest -q test/engine/test_cuda.py -k 'sparse or filled'

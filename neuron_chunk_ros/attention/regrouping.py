@@ -9,7 +9,7 @@ worked out once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,21 +77,26 @@ class Regrouping:
                                                   values[:, :, :end], scale)
         for kind in sorted(kinds):
             which, mine, keys, values = some({kind})
-            for batch in self._of(kind, query):
-                found = functional.scaled_dot_product_attention(
-                    _taken(mine, batch.queries), _taken(keys, batch.seen),
-                    _taken(values, batch.seen), attn_mask=batch.allowed, scale=scale,
-                    enable_gqa=True)
-                if batch.wanted is None:
-                    found, at = found.transpose(0, 1).flatten(1, 2), batch.queries.flatten()
-                else:
-                    found = found.transpose(1, 2)[batch.wanted].transpose(0, 1)
-                    at = batch.queries[batch.wanted]
+            for at, found in self._images(kind, mine, keys, values, scale):
                 if which == slice(None):
                     out[0].index_copy_(1, at, found)
                 else:
                     out[0, torch.tensor(which, device=at.device)[:, None], at] = found
         return out
+
+    def _images(self, kind: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                scale: float | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (int64 [n] of the new tokens, [heads, n, width] of what they found) of images."""
+        for batch in self._of(kind, query):
+            found = functional.scaled_dot_product_attention(
+                _taken(query, batch.queries), _taken(key, batch.seen),
+                _taken(value, batch.seen), attn_mask=batch.allowed, scale=scale,
+                enable_gqa=True)
+            if batch.wanted is None:
+                yield batch.queries.flatten(), found.transpose(0, 1).flatten(1, 2)
+            else:
+                yield (batch.queries[batch.wanted],
+                       found.transpose(1, 2)[batch.wanted].transpose(0, 1))
 
     def _of(self, kind: int, like: torch.Tensor) -> list[_Batch]:
         key = kind, like.dtype, like.device

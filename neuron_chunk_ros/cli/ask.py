@@ -38,12 +38,15 @@ def _ask(args: argparse.Namespace) -> int:
     io, timing = answer.io, answer.timing
     print(answer.text)
     coarse = f', coarse ({io.fault or "no time for more"})' if io.coarse else ''
+    attention = ('' if io.attention_density == 1 else
+                 f', attention {io.attention_density:.0%}')
     print(f'[{answer.finish_reason}{coarse}] {answer.tokens} tokens, '
           f'confidence {answer.confidence:.2f}, '
           f'{timing.total * 1e3:.0f} ms (vision {timing.vision * 1e3:.0f}, prefill '
           f'{timing.prefill * 1e3:.0f}, decode {timing.decode * 1e3:.0f}); '
           f'{io.bytes_read / 1e6:.1f} MB in {io.chunks} chunks by {io.backend}, direct I/O '
-          f'{"yes" if io.direct_io else "no"}, rows {io.rows_selected / io.rows_total:.0%}')
+          f'{"yes" if io.direct_io else "no"}, rows {io.rows_selected / io.rows_total:.0%}'
+          f'{attention}')
     print(_rates(answer, profile))
     return 0
 

@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from neuron_chunk_ros.attention.regrouping import Regrouping
 from neuron_chunk_ros.attention.segments import SegmentTable
 from neuron_chunk_ros.attention.templates import density
+from neuron_chunk_ros.attention.varlen import Variable
 from neuron_chunk_ros.engine.products import FEW
 
 NAME = 'neuron_chunk_one_by_one'
@@ -76,13 +77,17 @@ class Attending:
         if kernel is not None:
             return kernel(query, key, value, self.segments, self.classes[layer], scale)
         if self._regrouping is None:  # the same in all layers of the pass
-            self._regrouping = Regrouping(self.segments, self._first)
+            how = Variable if Variable.works(query) else Regrouping
+            self._regrouping = how(self.segments, self._first)
         return self._regrouping.attend(query, key, value, self.classes[layer], scale)
 
 
 @functools.cache
 def _kernel(device: str) -> Callable[..., torch.Tensor] | None:
-    """Return what attends by class on such a device; None where regrouping does."""
+    """Return what attends by class on such a device; None where regrouping does.
+
+    On a GPU that is the Triton kernel, without Triton (Jetson's wheels of torch) FlashAttention's.
+    """
     if device != 'cuda':
         return None
     try:

@@ -204,6 +204,8 @@ def _bill(answer: Answer, left_out: int) -> str:
     parts = [f'{answer.io.bytes_read / 1e6:.1f} MB read',
              f'{answer.io.importance_kept * 100:.0f} % of the importance kept',
              f'{answer.timing.total * 1e3:.0f} ms']
+    if 0 < answer.io.attention_density < 1:
+        parts.append(f'{answer.io.attention_density * 100:.0f} % of the attention')
     if answer.finish_reason in (Answer.FINISH_DEADLINE, Answer.FINISH_CANCELLED):
         parts.append(f'ended early: {answer.finish_reason}')
     if answer.coarse:

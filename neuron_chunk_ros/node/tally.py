@@ -72,6 +72,7 @@ class Counts:
     last_bytes_read: int = 0
     last_read_seconds: float = 0.0
     last_append_seconds: float = 0.0   # the last frame
+    last_attention: float = 1.0        # attention_density of the last answer or frame
     latency: Latency | None = None     # None before the first answer
     tokens_per_second: float = 0.0     # over recent answers; 0 before the first
     recent: Recent = Recent()
@@ -175,6 +176,7 @@ class Tally:
                                rows_ahead_wanted=(self._counts.rows_ahead_wanted
                                                   + io.rows_ahead_wanted),
                                late_steps=self._counts.late_steps + io.deadline_missed,
+                               last_attention=io.attention_density,
                                coarse=self._counts.coarse + io.coarse,
                                drafted=self._counts.drafted + io.tokens_drafted,
                                accepted=self._counts.accepted + io.tokens_accepted,

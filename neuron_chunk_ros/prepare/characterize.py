@@ -30,6 +30,7 @@ from neuron_chunk_ros.storage.bundle import Bundle
 
 SCHEDULES = ('constant', 'linear')
 AGREEING = 0.9     # of the prompts have to be within the tolerance
+MOST_DRIFT = 0.001  # nats
 _STEPS = 7         # of the search
 _LOOSEST = 1.0     # tolerance: the output may be something else altogether
 Prompt = tuple[str, Sequence[np.ndarray]]
@@ -52,11 +53,12 @@ def tolerances(tolerance: float, schedule: str, layers: int) -> np.ndarray:
     return tolerance * 2 * np.arange(1, layers + 1) / (layers + 1)
 
 
-def classes_of(heard: Heard, tolerance: float, schedule: str) -> list[list[int]]:
+def classes_of(heard: Heard, tolerance: float, schedule: str,
+               agreeing: float = AGREEING) -> list[list[int]]:
     """Return each head's class: of those good enough on nearly all prompts, the sparsest."""
     layers = heard.errors.shape[1]
     within = heard.errors <= tolerances(tolerance, schedule, layers)[None, :, None, None]
-    good = within.mean(axis=0) >= AGREEING
+    good = within.mean(axis=0) >= agreeing
     good[..., DENSE] = True
     cost = np.where(good, heard.densities, np.inf)
     return cost.argmin(axis=-1).tolist()
@@ -134,7 +136,7 @@ def drift(session: Session, prompts: Sequence[Prompt], heard: Heard, classes: li
 
 
 def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *,
-                 most_drift: float = 0.001, tolerance: float | None = None,
+                 most_drift: float = MOST_DRIFT, tolerance: float | None = None,
                  schedule: str = 'constant', about: dict | None = None,
                  progress: Progress | None = None,
                  **session) -> dict:
@@ -172,7 +174,7 @@ def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *,
             return drift(running, prompts, heard, classes_of(heard, at, schedule), one)
 
         if tolerance is None:
-            tolerance = _search(reached, most_drift)
+            tolerance = search(reached, most_drift)
         classes = classes_of(heard, tolerance, schedule)
         found = drift(running, prompts, heard, classes, one)
     if progress is not None:
@@ -185,7 +187,7 @@ def characterize(bundle: str | os.PathLike, prompts: Sequence[Prompt], *,
     return {'heads': classes, 'about': written}
 
 
-def _search(reached: Callable[[float], float], most: float) -> float:
+def search(reached: Callable[[float], float], most: float) -> float:
     """Return the largest tolerance found whose drift is at most that: between none and all."""
     if reached(_LOOSEST) <= most:
         return _LOOSEST

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_attention import reference, tables
 
 from neuron_chunk_ros.attention.regrouping import attend
 from neuron_chunk_ros.attention.segments import Segment, SegmentTable
@@ -20,35 +21,6 @@ from neuron_chunk_ros.attention.templates import (
     allowed,
     density,
 )
-
-
-@st.composite
-def tables(draw, most=6):
-    """Draw prompts: text ahead, images with text in them, text between and behind."""
-    segments = [Segment(draw(st.integers(0, 90)))]
-    for _ in range(draw(st.integers(0, most))):
-        tokens = draw(st.integers(1, 3 * BLOCK + 5))
-        text = draw(st.sets(st.integers(0, tokens - 1), max_size=3))
-        segments.append(Segment(tokens, True, tuple(sorted(text))))
-        if draw(st.booleans()):
-            segments.append(Segment(draw(st.integers(0, 9))))
-    segments.append(Segment(draw(st.integers(0, 12))))
-    table = SegmentTable()
-    table.append(segments)
-    if not table.tokens:
-        table.append([Segment(1)])
-    return table
-
-
-def reference(query, key, value, table, classes, scale):
-    """Each head by itself, its mask written out, in float64."""
-    first, shared = key.shape[2] - query.shape[2], query.shape[1] // key.shape[1]
-    outs = []
-    for head, kind in enumerate(classes):
-        scores = query[0, head].double() @ key[0, head // shared].double().T * scale
-        scores = scores.masked_fill(~allowed(table, kind, first), -torch.inf)
-        outs.append(scores.softmax(-1) @ value[0, head // shared].double())
-    return torch.stack(outs)[None]
 
 
 @settings(max_examples=150, deadline=None)

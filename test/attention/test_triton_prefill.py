@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_attention import tables
 
 from neuron_chunk_ros.attention.regrouping import attend
 from neuron_chunk_ros.attention.segments import Segment, SegmentTable
@@ -18,24 +19,8 @@ def kernel(interpreted):
     return triton_prefill
 
 
-@st.composite
-def tables(draw):
-    segments = [Segment(draw(st.integers(0, 70)))]
-    for _ in range(draw(st.integers(0, 3))):
-        tokens = draw(st.integers(1, 75))
-        text = draw(st.sets(st.integers(0, tokens - 1), max_size=2))
-        segments += [Segment(tokens, True, tuple(sorted(text))),
-                     Segment(draw(st.sampled_from([0, 0, 5])))]
-    segments.append(Segment(draw(st.integers(0, 9))))
-    table = SegmentTable()
-    table.append(segments)
-    if not table.tokens:
-        table.append([Segment(1)])
-    return table
-
-
 @settings(max_examples=25, deadline=None)
-@given(table=tables(), width=st.sampled_from([64, 80, 128]), shared=st.sampled_from([1, 2]),
+@given(table=tables(3, 75), width=st.sampled_from([64, 80, 128]), shared=st.sampled_from([1, 2]),
        part=st.floats(0, 1), seed=st.integers(0, 2 ** 32), data=st.data())
 def test_the_kernel_is_the_regrouping(kernel, table, width, shared, part, seed, data):
     heads, tokens = 2 * shared, table.tokens

@@ -239,6 +239,9 @@ def test_bill_names_what_was_read_kept_and_waited():
     good = annotated._bill(answer(finish_reason=Answer.FINISH_STOP), 0)
     assert 'ended early' not in good and 'coarse' not in good
     assert 'coarse' in annotated._bill(answer(coarse=True), 0)
+    sparing = IoTelemetry(attention_density=0.417)
+    assert '42 % of the attention' in annotated._bill(answer(io=sparing), 0)
+    assert 'attention' not in annotated._bill(answer(io=IoTelemetry(attention_density=1.0)), 0)
 
 
 @given(st.text(max_size=120), st.integers(40, 600), st.integers(1, 5))

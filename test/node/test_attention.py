@@ -37,6 +37,8 @@ def test_heads_follow_the_parameter(start, bundle):
     answer = vlm.ask(QUESTION, images=views()).answer.io
     assert 0.2 < answer.attention_density < 1
     assert 'blindsight' in {v.value for v in vlm.status('model').values if v.key == 'attention'}
+    assert {v.value for v in vlm.status('model').values if v.key == 'attention kept'} == {
+        f'{answer.attention_density:.0%}'}
     assert 'dense' in vlm.set(attention='everything')
     assert not vlm.set(attention='dense')
     assert vlm.ask(QUESTION, images=views()).answer.io.attention_density == 1

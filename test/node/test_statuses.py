@@ -141,8 +141,8 @@ def test_the_model_tells_its_figures():
         'recent answers (tokens/s)': '5.2', 'answers, median (s)': '1.000',
         'answers, 95th percentile (s)': '2.000', 'answers, longest (s)': '3.000',
         'last frame appended (s)': '0.125', 'last refusal': 'no frame (61 s ago)',
-        'last missed deadline': 'none', 'steps beyond deadline_ms': 0, 'coarse': 2,
-        'drafts right': '75%', 'last error': 'none'}
+        'last missed deadline': 'none', 'steps beyond deadline_ms': 0,
+        'attention kept': '100%', 'coarse': 2, 'drafts right': '75%', 'last error': 'none'}
     assert model().values['answers, longest (s)'] == NONE
 
 

@@ -97,7 +97,8 @@ def test_rates_of_steps():
     steps = [step(seconds=0.1, wait_seconds=chance.random() / 10,
                   bytes_read=chance.randrange(10**6), read_seconds=chance.random() / 10,
                   rows_total=100, rows_selected=chance.randrange(100),
-                  importance_kept=chance.random())
+                  importance_kept=chance.random(),
+                  attention_density=chance.choice([0.0, 0.5, 0.25, 1.0]))
              for _ in range(70)]
     for number, message in enumerate(steps):
         known.stepped(message, 10.0 + number / 10)
@@ -110,6 +111,8 @@ def test_rates_of_steps():
     assert known.read_speed() == pytest.approx(total('bytes_read') / total('read_seconds'))
     assert known.rows_kept() == pytest.approx(total('rows_selected') / total('rows_total'))
     assert known.importance_kept() == pytest.approx(total('importance_kept') / 50)
+    sparing = [one.attention_density for one in recent if 0 < one.attention_density < 1]
+    assert known.attention_kept() == pytest.approx(sum(sparing) / len(sparing))
     assert known.waiting_share() == pytest.approx(total('wait_seconds') / total('seconds'))
     assert known.step_seconds() == {'decode': pytest.approx(0.1)}
     assert known.steps.rate(17.0) == pytest.approx(10.0)

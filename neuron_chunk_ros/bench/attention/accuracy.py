@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +18,15 @@ from neuron_chunk_ros.bench import tabletop_model
 from neuron_chunk_ros.bench.statistics import RESAMPLES, Interval, interval
 from neuron_chunk_ros.bench.tabletop_exam import TYPES, tabletop_exam
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.prepare.characterize import classes_of, drift, hear
+from neuron_chunk_ros.prepare.characterize import (
+    AGREEING,
+    MOST_DRIFT,
+    Heard,
+    classes_of,
+    drift,
+    hear,
+    search,
+)
 from neuron_chunk_ros.tabletop import shipped
 from neuron_chunk_ros.tabletop.evaluation import CAMERA
 from neuron_chunk_ros.tabletop.exam import Exam, Sheet
@@ -38,13 +47,22 @@ class AccuracyOptions:
     scenes: int = 400           # of each sort asked about
     seed: int = 1_000_003
     schedule: str = 'constant'
+    turned: bool = True         # ask with each knob turned, too
+
+
+@dataclass(frozen=True)
+class _Knobs:
+    schedule: str
+    prompts: int                # to characterise on
+    agreeing: float = AGREEING
+    most_drift: float = MOST_DRIFT
 
 
 @dataclass(frozen=True)
 class Kept:
     """What is left of the answers where attention is left out."""
 
-    how: str                    # 'classes' or 'fewer tokens'
+    how: str                    # 'classes', 'fewer tokens', or the knob that was turned
     tolerance: float            # NaN for fewer tokens
     density: float              # of the attention of images' tokens
     drift: float                # nats; NaN for fewer tokens
@@ -97,7 +115,9 @@ def measure(options: AccuracyOptions, progress: Progress) -> tuple[list[Kept], d
     found: list[Kept] = []
     with Session.open(shipped.bundle_dir(), drafts=False) as session:
         tables = {views: prefix_segments(session, views) for views in (2, 3, 4)}
+        began = time.monotonic()
         heard = hear(session, prompts, _told('characterising', len(prompts), progress))
+        hearing = time.monotonic() - began
         layers, heads = heard.errors.shape[1:3]
         with _Masks(model) as masks:
             def answered(label: str, of: Callable[[SegmentTable, int], torch.Tensor]):
@@ -105,23 +125,62 @@ def measure(options: AccuracyOptions, progress: Progress) -> tuple[list[Kept], d
                 return _right(exam, several, model, masks, tables, of, tell)
 
             plain = answered('dense', lambda table, layer: allowed(table, DENSE, 0)[None])
-            for tolerance in options.tolerances:
-                classes = classes_of(heard, tolerance, options.schedule)
-                right = answered(f'tolerance {tolerance}', lambda table, layer, classes=classes:
+
+            def asked(how: str, tolerance: float, knobs: _Knobs) -> Kept:
+                classes = classes_of(_first(heard, knobs.prompts), tolerance, knobs.schedule,
+                                     knobs.agreeing)
+                right = answered(f'{how}, tolerance {tolerance:.2f}', lambda table, layer:
                                  torch.stack([allowed(table, kind, 0)
                                               for kind in classes[layer]]))
                 kept = _density(tables, [kind for layer in classes for kind in layer])
-                found.append(Kept('classes', tolerance, kept, drift(
-                    session, prompts, heard, classes, lambda: None),
-                    _lost(exam, plain, right, options.seed)))
-                share = _share_for(kept)
+                return Kept(how, tolerance, kept,
+                            drift(session, prompts, heard, classes, lambda: None),
+                            _lost(exam, plain, right, options.seed))
+
+            for tolerance in options.tolerances:
+                found.append(asked('classes', tolerance, _Knobs(options.schedule, len(prompts))))
+                share = _share_for(found[-1].density)
                 right = answered(f'{share:.0%} of the tokens', lambda table, layer, share=share:
                                  _fewer(table, share)[None])
                 found.append(Kept('fewer tokens', float('nan'), share ** 2, float('nan'),
                                   _lost(exam, plain, right, options.seed)))
+            turned, searching = [], []
+            for how, knobs in _turned(options) if options.turned else ():
+                began = time.monotonic()
+                tolerance = _searched(session, prompts, heard, knobs)
+                searching.append(time.monotonic() - began)
+                turned.append(asked(how, tolerance, knobs))
     accuracy = {kind: float(plain[exam.kinds == TYPES.index(kind)].mean()) for kind in MULTI_VIEW}
     return found, {'layers': layers, 'heads': heads, 'questions': int(_asked(exam).sum()),
-                   'dense': accuracy, 'heard': heard}
+                   'dense': accuracy, 'heard': heard, 'turned': turned, 'cost': {
+                    'prompts': len(prompts), 'hearing_s': hearing,
+                    'searching_s': searching[0] if searching else None}}
+
+
+def _turned(options: AccuracyOptions) -> list[tuple[str, _Knobs]]:
+    """Return each knob in other positions, the others at their default."""
+    plain = _Knobs(options.schedule, options.prompts)
+    other = 'linear' if options.schedule == 'constant' else 'constant'
+    return [('default', plain),
+            (f'{other} schedule', replace(plain, schedule=other)),
+            *((f'{share:.0%} of the prompts agree', replace(plain, agreeing=share))
+              for share in (0.75, 1.0)),
+            *((f'drift of {most:g}', replace(plain, most_drift=most))
+              for most in (1e-4, 1e-2)),
+            *((f'{number} prompts', replace(plain, prompts=number))
+              for number in sorted({max(1, options.prompts // part) for part in (8, 3)}))]
+
+
+def _searched(session: Session, prompts: Sequence, heard: Heard, knobs: _Knobs) -> float:
+    """Return the tolerance that characterising with these knobs arrives at."""
+    heard = _first(heard, knobs.prompts)
+    return search(lambda at: drift(
+        session, prompts[:knobs.prompts], heard,
+        classes_of(heard, at, knobs.schedule, knobs.agreeing), lambda: None), knobs.most_drift)
+
+
+def _first(heard: Heard, prompts: int) -> Heard:
+    return Heard(heard.errors[:prompts], heard.densities, heard.logits[:prompts])
 
 
 def _told(label: str, number: int, progress: Progress) -> Callable[[], None]:

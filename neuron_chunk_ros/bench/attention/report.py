@@ -14,21 +14,26 @@ from neuron_chunk_ros.bench.attention.accuracy import Kept
 from neuron_chunk_ros.bench.attention.speed import Timed
 from neuron_chunk_ros.bench.report import Column, Record, Report, Table
 from neuron_chunk_ros.bench.statistics import ratio_interval, resampled
+from neuron_chunk_ros.prepare.characterize import MOST_DRIFT
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW
 
 # (what, images, tokens of an image): times faster than causal SDPA at least
 FASTER = {('prompt', 8, 196): 3.0, ('prompt', 16, 256): 5.5, ('append', 16, 196): 1 / 0.3}
-MOST_DRIFT = 0.001  # nats; the default of `attention characterize`
 LOST, LOST_BY_TYPE = 0.5, 1.5  # points, at most
+
+
+def _rows(kept: Sequence[Kept]) -> list[Record]:
+    return [{'how': one.how, 'tolerance': one.tolerance, 'density': one.density,
+             'drift': one.drift, **{
+                 f'{kind}{end}': getattr(one.lost[kind], name) for kind in one.lost
+                 for end, name in (('', 'value'), ('_low', 'low'), ('_high', 'high'))}}
+            for one in kept]
 
 
 def report(kept: Sequence[Kept], timed: Sequence[Timed], facts: Record, seed: int) -> Report:
     """Lay out what was measured; intervals are of 95 %."""
-    points = [{'how': one.how, 'tolerance': one.tolerance, 'density': one.density,
-               'drift': one.drift, **{
-                   f'{kind}{end}': getattr(one.lost[kind], name) for kind in one.lost
-                   for end, name in (('', 'value'), ('_low', 'low'), ('_high', 'high'))}}
-              for one in kept]
+    turned = _rows(facts.pop('turned', []))
+    points = _rows(kept)
     speeds = []
     for one in timed:
         draws = resampled(len(one.dense), np.random.default_rng(seed))
@@ -52,12 +57,19 @@ def report(kept: Sequence[Kept], timed: Sequence[Timed], facts: Record, seed: in
                             'holds': most.lost[kind].value <= wanted})
     lines = [f'{one["what"]}: {one["reached"]:.2f}, wanted {one["wanted"]:.3g}: '
              f'{"holds" if one["holds"] else "FALLS SHORT"}.' for one in summary]
-    tables = [
-        Table("Tabletop's questions about several views: points lost",
-              [Column('left out by', 'how'), Column('tolerance', 'tolerance', '{:.2f}'),
+    cost = facts.get('cost')
+    if cost and cost['searching_s'] is not None:
+        lines.append(f'Characterising on {cost["prompts"]} prompts took '
+                     f'{cost["hearing_s"]:.1f} s, the search {cost["searching_s"]:.1f} s.')
+    columns = [Column('tolerance', 'tolerance', '{:.2f}'),
                Column('density kept', 'density', '{:.2f}'), Column('drift', 'drift', '{:.4f}'),
                *(Column(kind, kind, '{:.2f}') for kind in (*MULTI_VIEW, 'all')),
-               Column('from', 'all_low', '{:.2f}'), Column('to', 'all_high', '{:.2f}')], points),
+               Column('from', 'all_low', '{:.2f}'), Column('to', 'all_high', '{:.2f}')]
+    tables = [
+        Table("Tabletop's questions about several views: points lost",
+              [Column('left out by', 'how'), *columns], points),
+        Table('One knob turned, the others at their default: points lost',
+              [Column('knob', 'how'), *columns], turned),
         Table('Attention alone against causal SDPA, and whole passes of a decoder, in turns',
               [Column('', 'what'), Column('images', 'images'), Column('tokens of one', 'tokens'),
                Column('classes', 'heads'), Column('density', 'density', '{:.2f}'),
@@ -65,8 +77,8 @@ def report(kept: Sequence[Kept], timed: Sequence[Timed], facts: Record, seed: in
                Column('ours [ms]', 'ours_ms', '{:.1f}'),
                Column('times faster', 'faster', '{:.2f}'), Column('from', 'faster_low', '{:.2f}'),
                Column('to', 'faster_high', '{:.2f}'), Column('repeats', 'repeats')], speeds)]
-    made = Report('attention', facts, {'points': points, 'speeds': speeds}, summary, tables,
-                  lines=lines)
+    made = Report('attention', facts, {'points': points, 'turned': turned, 'speeds': speeds},
+                  summary, tables, lines=lines)
     made.add_figure('curve', lambda: curve(points), 'Points lost on questions about several '
                     'views, against the share of attention kept.')
     return made

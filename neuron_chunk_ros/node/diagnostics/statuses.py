@@ -120,6 +120,7 @@ def model(counts: Counts, load: Load, about: dict[str, object], limits) -> Statu
         'last refusal': _told(counts.last_refusal),
         'last missed deadline': _told(counts.last_miss),
         'steps beyond deadline_ms': counts.late_steps,
+        'attention kept': f'{counts.last_attention:.0%}',
         'coarse': counts.coarse, 'drafts right': _share(counts.accepted, counts.drafted),
         'last error': counts.model_error or 'none',
     }

@@ -106,6 +106,7 @@ class _Step:
     selected: int
     total: int
     importance: float | None
+    attention: float | None
 
 
 class Known:
@@ -155,7 +156,8 @@ class Known:
         self._recent.append(_Step(
             clean(message.step), duration, _number(message.wait_seconds) or 0.0,
             _number(message.read_seconds) or 0.0, message.bytes_read, message.rows_selected,
-            message.rows_total, _number(message.importance_kept)))
+            message.rows_total, _number(message.importance_kept),
+            _number(message.attention_density)))
         self.read.add(at, duration, message.bytes_read)
         self.steps.add(at, 0.0, 1.0)
 
@@ -215,6 +217,11 @@ class Known:
     def importance_kept(self) -> float | None:
         """Return the mean share of importance kept by the recent steps."""
         return _mean(s.importance for s in self._recent if s.importance is not None)
+
+    def attention_kept(self) -> float | None:
+        """Return the share of causal attention computed in recent steps that left some out."""
+        return _mean(s.attention for s in self._recent
+                     if s.attention is not None and 0 < s.attention < 1)
 
     def step_seconds(self) -> dict[str, float]:
         """Return the mean duration [s] of the recent steps by kind, in the order of an answer."""

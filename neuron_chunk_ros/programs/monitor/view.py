@@ -209,8 +209,10 @@ def _kept(known: Known) -> str:
     rows = known.rows_kept()
     if rows is None:
         return _NONE
-    return (f'importance {percent(known.importance_kept())}, rows {percent(rows)} '
+    told = (f'importance {percent(known.importance_kept())}, rows {percent(rows)} '
             f'(sparsity {1 - rows:.2f})')
+    attention = known.attention_kept()
+    return told if attention is None else f'{told}, attention to images {percent(attention)}'
 
 
 def _steps(known: Known, now: float) -> str:

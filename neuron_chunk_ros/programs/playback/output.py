@@ -23,7 +23,7 @@ _TYPES = {'answer': f'{_OWN}/msg/Answer', 'telemetry': f'{_OWN}/msg/IoTelemetry'
 # Humble still reads this version of the format, and newer ones all do.
 _BAG_VERSION = 8
 COLUMNS = ('bag_time', 'at', 'stamp', 'question', 'standing', 'text', 'finish_reason',
-           'confidence', 'seconds', 'megabytes', 'importance_kept', 'coarse')
+           'confidence', 'seconds', 'megabytes', 'importance_kept', 'attention_density', 'coarse')
 
 
 def write(results: Results) -> None:
@@ -89,6 +89,7 @@ def _write_table(results: Results, path: Path) -> None:
                 answer.prompt, int(answer.standing), answer.text, answer.finish_reason,
                 f'{answer.confidence:.4f}', f'{answer.timing.total:.4f}',
                 f'{io.bytes_read / 1e6:.3f}', f'{io.importance_kept:.4f}',
+                f'{io.attention_density:.4f}',
                 int(answer.coarse)])
 
 
