@@ -33,7 +33,8 @@ setup(
     python_requires='>=3.10',
     # Looked up beside this file: colcon may run a link to it from its build folder.
     packages=find_packages(where=str(ROOT), include=[NAME, f'{NAME}.*']),
-    package_data={f'{NAME}.tabletop': ['model/*'], f'{NAME}.compress': ['recipes/*.yaml'],
+    package_data={f'{NAME}.tabletop': ['model/*', '*.json'],
+                  f'{NAME}.compress': ['recipes/*.yaml'],
                   f'{NAME}.compress.export': ['verilog/*.v']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),

@@ -3,6 +3,7 @@
 """The tabletop model that the package installs, and its bundle."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from neuron_chunk_ros.cache import cache_folder
@@ -10,6 +11,7 @@ from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.storage.bundle import Bundle
 
 ROWS = 'int8'  # the row format that ships
+CLASSES = Path(__file__).parent / 'head_classes.json'  # of its heads, see docs/TABLETOP.md
 
 
 def model_dir() -> Path:
@@ -34,16 +36,17 @@ def bundle_dir(cache: Path | None = None) -> Path:
     :param cache: folder to keep it in; default $XDG_CACHE_HOME/neuron_chunk_ros.
     """
     from neuron_chunk_ros.prepare.convert import convert
+    from neuron_chunk_ros.storage.annotate import store_attention
     source = model_dir()
     digest = hashlib.sha256()
-    for path in sorted(p for p in source.iterdir() if p.is_file()):
+    for path in (*sorted(p for p in source.iterdir() if p.is_file()), CLASSES):
         digest.update(path.name.encode() + b'\0' + path.read_bytes())
     cache = cache or cache_folder()
     target = cache / f'tabletop-{ROWS}-{digest.hexdigest()[:16]}'
     if target.exists():
         try:
-            Bundle.open(target)
-            return target
+            if Bundle.open(target).attention is not None:
+                return target
         except BundleError as error:
             raise BundleError(f'{error}; delete {target} to have it made anew') from error
     cache.mkdir(parents=True, exist_ok=True)
@@ -53,4 +56,8 @@ def bundle_dir(cache: Path | None = None) -> Path:
         # Another process may have made it meanwhile; a bundle appears whole or not at all.
         if not target.exists():
             raise
+    made = Bundle.open(target)
+    if made.attention is None:
+        classes = json.loads(CLASSES.read_text(encoding='utf-8'))
+        store_attention(made, classes['heads'], classes['about'])
     return target

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parameter `attention`: live, seen in the bill, and missed where there are no classes."""
 
-import shutil
 
 import numpy as np
 import pytest
@@ -10,17 +9,18 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from node_client import image
 
 from neuron_chunk_ros.attention.templates import INTRA_SINK
+from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.storage.annotate import store_attention
 from neuron_chunk_ros.storage.bundle import Bundle
-from neuron_chunk_ros.tabletop.shipped import bundle_dir
+from neuron_chunk_ros.tabletop.shipped import model_dir
 
 QUESTION = 'which view shows the blue circle?'
 
 
 @pytest.fixture
 def bundle(tmp_path):
-    path = shutil.copytree(bundle_dir(), tmp_path / 'bundle')
-    return Bundle.open(path)
+    convert(model_dir(), tmp_path / 'bundle', rows='int8')
+    return Bundle.open(tmp_path / 'bundle')
 
 
 def views():

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from neuron_chunk_ros import Session
 from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.tabletop import evaluation, shipped
 from neuron_chunk_ros.tabletop.batches import BatchMaker
 from neuron_chunk_ros.tabletop.checkpoint import build_model, save
@@ -153,3 +154,5 @@ def test_a_bundle_is_made_once_and_remade_for_a_new_model(tmp_path):
     assert shipped.bundle_dir(tmp_path) == first
     assert (first / 'bundle.json').stat().st_mtime_ns == stamp
     assert [p.name for p in tmp_path.iterdir()] == [first.name]
+    heads = Bundle.open(first).attention['heads']
+    assert [len(layer) for layer in heads] == [4] * 5 and any(map(any, heads))
