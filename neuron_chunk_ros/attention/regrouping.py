@@ -18,6 +18,8 @@ from torch.nn import functional
 from neuron_chunk_ros.attention.segments import SegmentTable
 from neuron_chunk_ros.attention.templates import BLOCK, DENSE, INTRA, SINK, images
 
+# An image's queries go in so many parts, of at least so many tokens.
+_PARTS, _SMALLEST = 4, 32
 _MOST = 16  # images of a batch: those with fewer sinks are padded to those with most
 
 
@@ -88,13 +90,14 @@ class Regrouping:
                 scale: float | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (int64 [n] of the new tokens, [heads, n, width] of what they found) of images."""
         for batch in self._of(kind, query):
-            found = functional.scaled_dot_product_attention(
-                _taken(query, batch.queries), _taken(key, batch.seen),
-                _taken(value, batch.seen), attn_mask=batch.allowed, scale=scale,
-                enable_gqa=True)
+            mine, keys, values = (_taken(query, batch.queries), _taken(key, batch.seen),
+                                  _taken(value, batch.seen))
             if batch.wanted is None:
+                found = _in_parts(mine, keys, values, batch.allowed, scale)
                 yield batch.queries.flatten(), found.transpose(0, 1).flatten(1, 2)
             else:
+                found = functional.scaled_dot_product_attention(
+                    mine, keys, values, attn_mask=batch.allowed, scale=scale, enable_gqa=True)
                 yield (batch.queries[batch.wanted],
                        found.transpose(1, 2)[batch.wanted].transpose(0, 1))
 
@@ -172,6 +175,21 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, table: S
 def _taken(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return rows of [1, heads, tokens, width] by int64 [n, k]: [n, heads, k, width]."""
     return values[0].index_select(1, tokens.flatten()).unflatten(1, tokens.shape).transpose(0, 1)
+
+
+def _in_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, allowed: torch.Tensor,
+              scale: float | None) -> torch.Tensor:
+    """Attend, a part of the queries at a time: the first parts need not look at the last keys.
+
+    Torch's kernel leaves out what a causal mask forbids in pieces of 512 keys, more than an image
+    has; and what it computes for nothing costs as much as anything else.
+    """
+    new = query.shape[2]
+    ahead, step = key.shape[2] - new, max(-(-new // _PARTS), _SMALLEST)
+    return torch.cat([functional.scaled_dot_product_attention(
+        query[:, :, at:at + step], key[:, :, :ahead + at + step], value[:, :, :ahead + at + step],
+        attn_mask=allowed[:, :, at:at + step, :ahead + at + step], scale=scale, enable_gqa=True)
+        for at in range(0, new, step)], dim=2)
 
 
 def _behind(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
