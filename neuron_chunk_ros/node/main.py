@@ -164,7 +164,6 @@ def main(args: list[str] | None = None) -> int:
         # The executor's threads may still be sending the last responses. The interpreter waits
         # for them before it runs this; destroying the node now would pull it from under them.
         atexit.register(_leave, closing)
-        del node
     return code
 
 

@@ -14,10 +14,10 @@ RESULTS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=100,
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
-# Questions: ROS's own ten are not enough for a crowd that calls at once; those beyond would be
-# dropped unseen, and who asked would wait for ever. Refusing is quick, so few stay here for long.
+# Questions: of more than ROS's own ten at once the rest would be dropped unseen, and who asked
+# would wait for ever. Refusing is quick, so few stay here for long; each may hold images.
 QUESTIONS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=256,
+    history=HistoryPolicy.KEEP_LAST, depth=64,
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
 DIAGNOSTICS = QoSProfile(

@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 from neuron_chunk_ros.cache import cache_folder
@@ -20,7 +21,7 @@ def model_dir() -> Path:
     :raises ModelError: where the installation lacks it.
     """
     folder = Path(__file__).parent / 'model'
-    if not (folder / 'model.safetensors').exists():
+    if not (folder / 'model.safetensors').exists() or not CLASSES.exists():
         raise ModelError(f'{folder}: the tabletop model is missing from this installation; '
                          'reinstall the package or train it (neuron-chunk tabletop train)')
     return folder
@@ -45,19 +46,20 @@ def bundle_dir(cache: Path | None = None) -> Path:
     target = cache / f'tabletop-{ROWS}-{digest.hexdigest()[:16]}'
     if target.exists():
         try:
-            if Bundle.open(target).attention is not None:
-                return target
+            Bundle.open(target)
+            return target
         except BundleError as error:
             raise BundleError(f'{error}; delete {target} to have it made anew') from error
-    cache.mkdir(parents=True, exist_ok=True)
+    classes = json.loads(CLASSES.read_text(encoding='utf-8'))
     try:
-        convert(source, target, name='tabletop', rows=ROWS)
-    except BundleError:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix='tabletop-') as folder:
+            made = Path(folder) / 'bundle'
+            convert(source, made, name='tabletop', rows=ROWS)
+            store_attention(Bundle.open(made), classes['heads'], classes['about'])
+            made.rename(target)
+    except OSError as error:
         # Another process may have made it meanwhile; a bundle appears whole or not at all.
         if not target.exists():
-            raise
-    made = Bundle.open(target)
-    if made.attention is None:
-        classes = json.loads(CLASSES.read_text(encoding='utf-8'))
-        store_attention(made, classes['heads'], classes['about'])
+            raise BundleError(f'{target}: cannot be written: {error.strerror}') from error
     return target

@@ -89,8 +89,7 @@ def _write_table(results: Results, path: Path) -> None:
                 answer.prompt, int(answer.standing), answer.text, answer.finish_reason,
                 f'{answer.confidence:.4f}', f'{answer.timing.total:.4f}',
                 f'{io.bytes_read / 1e6:.3f}', f'{io.importance_kept:.4f}',
-                f'{io.attention_density:.4f}',
-                int(answer.coarse)])
+                f'{io.attention_density:.4f}', int(answer.coarse)])
 
 
 def _seconds(nanoseconds: int) -> str:
