@@ -36,3 +36,17 @@ def reference(query, key, value, table, classes, scale):
         scores = scores.masked_fill(~allowed(table, kind, first), -torch.inf)
         outs.append(scores.softmax(-1) @ value[0, head // shared].double())
     return torch.stack(outs)[None]
+
+
+@st.composite
+def passes(draw):
+    """Draw (query, key, value, table, classes) of a pass, some tokens of which are new."""
+    table, shared = draw(tables()), draw(st.sampled_from([1, 2, 3]))
+    pairs = draw(st.integers(1, 3))
+    heads, tokens = shared * pairs, table.tokens
+    classes = draw(st.lists(st.integers(0, 3), min_size=heads, max_size=heads))
+    new = max(1, round(draw(st.floats(0, 1)) * tokens))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2 ** 32)))
+    query = torch.randn(1, heads, new, 16, generator=generator)
+    key, value = (torch.randn(1, pairs, tokens, 16, generator=generator) for _ in range(2))
+    return query, key, value, table, classes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masked_attention import reference, tables
+from masked_attention import passes, reference, tables
 
 from neuron_chunk_ros.attention.regrouping import attend
 from neuron_chunk_ros.attention.segments import Segment, SegmentTable
@@ -24,18 +24,10 @@ from neuron_chunk_ros.attention.templates import (
 
 
 @settings(max_examples=150, deadline=None)
-@given(table=tables(), seed=st.integers(0, 2 ** 32), shared=st.sampled_from([1, 2, 3]),
-       pairs=st.integers(1, 3), part=st.floats(0, 1), data=st.data())
-def test_regrouped_is_masked(table, seed, shared, pairs, part, data):
-    heads, width, tokens = shared * pairs, 16, table.tokens
-    classes = data.draw(st.lists(st.integers(0, 3), min_size=heads, max_size=heads))
-    new = max(1, round(part * tokens))
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(1, heads, new, width, generator=generator)
-    key, value = (torch.randn(1, pairs, tokens, width, generator=generator) for _ in range(2))
-    got = attend(query, key, value, table, classes, 0.3)
-    want = reference(query, key, value, table, classes, 0.3)
-    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+@given(passes())
+def test_regrouped_is_masked(drawn):
+    want = reference(*drawn, 0.3)
+    torch.testing.assert_close(attend(*drawn, 0.3).double(), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])

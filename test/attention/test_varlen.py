@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from masked_attention import reference, tables
+from masked_attention import passes, reference
 
 from neuron_chunk_ros.attention.segments import Segment, SegmentTable
 from neuron_chunk_ros.attention.templates import DENSE, INTRA, INTRA_SINK, SINK
@@ -35,20 +34,14 @@ def plainly(query, key, value, query_begins, key_begins, most_queries, most_keys
 
 
 @settings(max_examples=100, deadline=None)
-@given(table=tables(), seed=st.integers(0, 2 ** 32), shared=st.sampled_from([1, 2, 3]),
-       pairs=st.integers(1, 3), part=st.floats(0, 1), data=st.data())
-def test_sequences_are_the_mask(table, seed, shared, pairs, part, data):
-    heads, width, tokens = shared * pairs, 16, table.tokens
-    classes = data.draw(st.lists(st.integers(0, 3), min_size=heads, max_size=heads))
-    new = max(1, round(part * tokens))
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(1, heads, new, width, generator=generator)
-    key, value = (torch.randn(1, pairs, tokens, width, generator=generator) for _ in range(2))
-    variable = Variable(table, tokens - new)
+@given(passes())
+def test_sequences_are_the_mask(drawn):
+    query, key, value, table, classes = drawn
+    variable = Variable(table, table.tokens - query.shape[2])
     variable.kernel = plainly
+    want = reference(*drawn, 0.3)
     for _ in range(2):  # the second layer of a pass finds the sequences made
         got = variable.attend(query, key, value, classes, 0.3)
-        want = reference(query, key, value, table, classes, 0.3)
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
 
 
