@@ -47,7 +47,6 @@ class AccuracyOptions:
     scenes: int = 400           # of each sort asked about
     seed: int = 1_000_003
     schedule: str = 'constant'
-    turned: bool = True         # ask with each knob turned, too
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def measure(options: AccuracyOptions, progress: Progress) -> tuple[list[Kept], d
                 found.append(Kept('fewer tokens', float('nan'), share ** 2, float('nan'),
                                   _lost(exam, plain, right, options.seed)))
             turned, searching = [], []
-            for how, knobs in _turned(options) if options.turned else ():
+            for how, knobs in _turned(options):
                 began = time.monotonic()
                 tolerance = _searched(session, prompts, heard, knobs)
                 searching.append(time.monotonic() - began)
@@ -154,7 +153,7 @@ def measure(options: AccuracyOptions, progress: Progress) -> tuple[list[Kept], d
     return found, {'layers': layers, 'heads': heads, 'questions': int(_asked(exam).sum()),
                    'dense': accuracy, 'heard': heard, 'turned': turned, 'cost': {
                     'prompts': len(prompts), 'hearing_s': hearing,
-                    'searching_s': searching[0] if searching else None}}
+                    'searching_s': searching[0]}}
 
 
 def _turned(options: AccuracyOptions) -> list[tuple[str, _Knobs]]:

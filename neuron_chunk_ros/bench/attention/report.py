@@ -58,7 +58,7 @@ def report(kept: Sequence[Kept], timed: Sequence[Timed], facts: Record, seed: in
     lines = [f'{one["what"]}: {one["reached"]:.2f}, wanted {one["wanted"]:.3g}: '
              f'{"holds" if one["holds"] else "FALLS SHORT"}.' for one in summary]
     cost = facts.get('cost')
-    if cost and cost['searching_s'] is not None:
+    if cost:
         lines.append(f'Characterising on {cost["prompts"]} prompts took '
                      f'{cost["hearing_s"]:.1f} s, the search {cost["searching_s"]:.1f} s.')
     columns = [Column('tolerance', 'tolerance', '{:.2f}'),

@@ -35,7 +35,7 @@ def _run(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.bench.attention import accuracy, report, speed
     from neuron_chunk_ros.prepare.characterize import classes_of
     check_outputs(args)
-    few = dict(scenes=8, prompts=4, tolerances=(0.1, 1.0), turned=False) if args.quick else {}
+    few = dict(scenes=8, prompts=4, tolerances=(0.1, 1.0)) if args.quick else {}
     asked = accuracy.AccuracyOptions(**{**few, **given(
         args, scenes='scenes', prompts='prompts', schedule='schedule')})
     few = dict(images=(4,), tokens=(196,), long=0, views=(4,), repeats=3) if args.quick else {}
