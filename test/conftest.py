@@ -90,6 +90,21 @@ def older_bundle():
     return copy
 
 
+@pytest.fixture(scope='session')
+def change_side_file():
+    """Give a function that writes a file beside a bundle's weights, and lists it as it is now."""
+    import hashlib
+    import json
+
+    def change(folder, name, data):
+        (folder / name).write_bytes(data)
+        manifest = json.loads((folder / 'bundle.json').read_text())
+        manifest['files'][name] = hashlib.sha256(data).hexdigest()
+        (folder / 'bundle.json').write_text(json.dumps(manifest))
+
+    return change
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Give the folder of a real file system of 24 MiB."""

@@ -43,6 +43,7 @@ from neuron_chunk_ros.storage.layout import (
 )
 from neuron_chunk_ros.storage.packed_rows import BLOCK, Split
 from neuron_chunk_ros.storage.row_format import ROW_FORMATS
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.writer import BundleWriter
 
@@ -76,16 +77,15 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
             plans = [replace(plan, base=COARSE_WORDS) if plan.name == EMBEDDING else plan
                      for plan in plans]
         work = _Work(bundle, recipe, {plan.name: plan for plan in plans})
-        copied = [bundle.path / file for file in bundle.files]
-        small = sum(path.stat().st_size for path in copied)
+        files = SideFiles.of_bundle(bundle)
+        small = files.nbytes
         provenance = {**bundle.provenance, 'recipe': recipe.name, 'recipe_text': recipe.text,
                       'compressed_by': f'neuron_chunk_ros {__version__}'}
         writer = BundleWriter(target, bundle.family, bundle.dtype, plans, provenance,
                               resident_bytes=bundle.resident_bytes + small + (1 << 20),
                               attention=bundle.attention)
         with writer, SourceGroups(bundle) as sources:
-            for path in copied:
-                writer.copy_file(path)
+            writer.copy_side_files(files)
             if bundle.embedding is not None:
                 writer.write_group(EMBEDDING, sources.rows(bundle.embedding))
                 if work.plans[EMBEDDING].base:

@@ -30,6 +30,7 @@ from neuron_chunk_ros.families import PromptBuilder, prompt_builder, stop_tokens
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint
 from neuron_chunk_ros.prepare.layer_walk import Sample
 from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 _ROOM = 12  # times the weights' bytes in integers: what all exports may take on the disk
 
@@ -54,8 +55,8 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
         source, local_files_only=True, attn_implementation='eager').eval()
     item_bytes = next(model.parameters()).element_size()
     model = model.float()
-    prompts = prompt_builder(checkpoint.family.name, source, model.config)
-    stops = stop_tokens(source, model.config, prompts)
+    prompts = prompt_builder(checkpoint.family.name, SideFiles.of_model(source), model.config)
+    stops = stop_tokens(model.config, prompts)
     inputs = [prompts.build(prompt, images) for prompt, images in samples]
     if not inputs:
         raise RequestError('at least one sample is needed: a prompt and an image')

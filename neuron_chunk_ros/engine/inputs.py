@@ -11,20 +11,24 @@ import torch
 
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import PromptBuilder, PromptPart
+from neuron_chunk_ros.limits import Limits
 
 
 class Inputs:
     """Checks prompts and images and builds a model's inputs from them."""
 
-    def __init__(self, prompts: PromptBuilder, device, dtype: torch.dtype):
+    def __init__(self, prompts: PromptBuilder, device, dtype: torch.dtype, context: int,
+                 limits: Limits):
+        """`context`: tokens there are at most, images, prompt and answer together."""
         self.prompts, self._device, self._dtype = prompts, device, dtype
+        self._context, self._limits = context, limits
 
     def question(self, prompt: str, images: Sequence[np.ndarray],
                  names: Sequence[str] | None) -> dict[str, torch.Tensor]:
         """Return a whole question's inputs by their names. Raises RequestError."""
         self._check_prompt(prompt)
-        for number, image in enumerate(images, start=1):
-            _check_image(image, f'image {number}')
+        self.check_sizes([_checked(image, f'image {number}').shape[:2]
+                          for number, image in enumerate(images, start=1)])
         if names is not None and len(names) != len(images):
             raise RequestError(f'{len(names)} names were given for {len(images)} images: give '
                                'one each')
@@ -47,8 +51,24 @@ class Inputs:
 
     def image(self, image: np.ndarray) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return what PromptBuilder.encode makes of a frame. Raises RequestError."""
-        _check_image(image, 'the image')
+        self.check_sizes([_checked(image, 'the image').shape[:2]])
         return self.prompts.encode([image])
+
+    def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuse images of a question by their sizes (height, width), before any work on them.
+
+        Raises RequestError with the numbers.
+        """
+        if len(sizes) > self._limits.images:
+            raise RequestError(f'the question has {len(sizes)} images, {self._limits.images} are '
+                               'allowed')
+        for height, width in sizes:
+            check_pixels(width, height, self._limits)
+        tokens = sum(self.prompts.tokens_of(sizes))
+        if tokens > self._context:
+            raise RequestError(f'the images take {tokens} tokens, the context holds '
+                               f'{self._context}: fewer or smaller images, or a larger '
+                               'max_context')
 
     def prefix(self) -> PromptPart:
         """Return what comes ahead of all frames."""
@@ -66,16 +86,34 @@ class Inputs:
     def _check_prompt(self, prompt: str) -> None:
         if not prompt.strip():
             raise RequestError('the prompt is empty: ask a question')
-        # A placeholder typed by the user would ask for pixels that aren't there.
-        for token in self.prompts.visual_ids:
-            text = self.prompts.tokenizer.convert_ids_to_tokens(token)
-            if text in prompt:
-                raise RequestError(f'the prompt contains {text}, which is reserved for images')
+        check_length(prompt, self._limits)
 
 
-def _check_image(image: np.ndarray, what: str) -> None:
+def check_length(prompt: str, limits: Limits) -> None:
+    """Refuse a prompt that is too long, or no text. Raises RequestError."""
+    # Without encoding it: a letter takes a byte at least.
+    nbytes = len(prompt)
+    if nbytes <= limits.prompt_bytes:
+        try:
+            nbytes = len(prompt.encode())
+        except UnicodeEncodeError as error:
+            raise RequestError('the prompt is no Unicode text: it has half of a pair at letter '
+                               f'{error.start + 1}') from error
+    if nbytes > limits.prompt_bytes:
+        raise RequestError(f'the prompt has {nbytes} bytes, {limits.prompt_bytes} are allowed')
+
+
+def check_pixels(width: int, height: int, limits: Limits) -> None:
+    """Refuse an image with too many pixels. Raises RequestError."""
+    if width * height > limits.megapixels * 1e6:
+        raise RequestError(f'an image has {width} x {height} pixels, {limits.megapixels:g} '
+                           'million are allowed')
+
+
+def _checked(image: np.ndarray, what: str) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise RequestError(f'{what} is {image.dtype} {list(image.shape)}: uint8 '
                            '[height, width, 3] RGB is needed')
     if 0 in image.shape:
         raise RequestError(f'{what} is empty ({image.shape[1]} x {image.shape[0]} pixels)')
+    return image

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import torch
@@ -17,18 +16,63 @@ from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup, replace_linears
 from neuron_chunk_ros.engine.flash_products import GroupProducts
 from neuron_chunk_ros.engine.rows import TORCH_TYPES, compute_dtype, held_dtype
-from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import family_for
+from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.families import Family, family_for
+from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
+from neuron_chunk_ros.storage.side_files import SideFiles
+from neuron_chunk_ros.storage.strict_json import shown
 
+_MOST_BUFFERS = 64 << 20
 _LOAD_BYTES = 16 << 20  # read between two words on progress
 
 
 def read_config(bundle: Bundle):
-    """Return (config.json as a dict, the transformers config object)."""
-    raw = json.loads((bundle.path / 'config.json').read_text())
-    return raw, family_for(raw).config(raw)
+    """Return (config.json as a dict, the transformers config object).
+
+    Raises BundleError for one that describes no model, or another one than the bundle holds.
+    """
+    files = SideFiles.of_bundle(bundle)
+    raw = files.json('config.json')
+    # Before anything is built: a model is made with all the layers that its config asks for.
+    there = len(bundle.groups) + len(bundle.resident_tensors)
+    for part in (raw, raw.get('text_config'), raw.get('vision_config')):
+        for key in ('num_hidden_layers', 'depth'):
+            layers = part.get(key, 0) if isinstance(part, dict) else 0
+            if not isinstance(layers, int) or not 0 <= layers <= there:
+                raise files.failure('config.json', f'{key} is {shown(layers)}, but the bundle '
+                                                   f'has {there} weights')
+    try:
+        family = family_for(raw)
+        config = family.config(raw)
+    except ModelError as error:
+        raise files.failure('config.json', str(error)) from error
+    _check_shapes(bundle, files, family, raw)
+    if family.name != bundle.family:
+        raise files.failure('config.json', f'it is of a {family.name}, the bundle of a '
+                                           f'{bundle.family}')
+    return raw, config
+
+
+def _check_shapes(bundle: Bundle, files: SideFiles, family: Family, raw: dict) -> None:
+    """Hold what the config asks for against what the bundle has, before memory is taken for it."""
+    try:
+        model = skeleton(family, raw)
+    except ModelError as error:
+        raise files.failure('config.json', str(error)) from error
+    # Buffers are computed, not loaded: a table of positions, say.
+    nbytes = sum(buffer.nbytes for buffer in model.buffers())
+    if nbytes > _MOST_BUFFERS:
+        raise files.failure('config.json', f'the model it describes computes {nbytes >> 20} MiB '
+                                           f'of buffers, {_MOST_BUFFERS >> 20} are allowed')
+    shapes = tensor_shapes(model)
+    for name, entry in bundle.resident_tensors.items():
+        if name not in shapes:
+            raise BundleError(f'{bundle.resident_file}: the model has no tensor {name}')
+        if entry.shape != shapes[name]:
+            raise files.failure('config.json', f'it asks for {name} of {list(shapes[name])}, the '
+                                               f'bundle has {list(entry.shape)}')
 
 
 def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
@@ -158,7 +202,4 @@ def _load(model, bundle: Bundle, dtype: torch.dtype, on_progress: Callable) -> N
                 done += got
                 on_progress(done / total)
             state[name] = tensor.to(resident_dtype(entry, bundle.dtype, dtype))
-    result = model.load_state_dict(state, strict=False, assign=True)
-    if result.unexpected_keys:
-        raise BundleError(f'{bundle.resident_file}: the model has no tensor '
-                          f'{result.unexpected_keys[0]}')
+    model.load_state_dict(state, strict=False, assign=True)

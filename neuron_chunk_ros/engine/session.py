@@ -30,11 +30,13 @@ from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import FAMILIES, prompt_builder, stop_tokens
+from neuron_chunk_ros.families import FAMILIES, PromptBuilder, prompt_builder, stop_tokens
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.profile import Profile
 from neuron_chunk_ros.storage.reader import Reader
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_FLOOR = 0.9
@@ -49,25 +51,25 @@ class Session:
     Not for use from several threads at once. A context manager; `close` frees everything.
     """
 
-    def __init__(self, bundle: Bundle, config, model, groups, products: FlashProducts,
-                 reader: Reader, memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
-                 profile_note: str, drafts: bool):
+    def __init__(self, bundle: Bundle, config, prompts: PromptBuilder, stops: set[int], model,
+                 groups, products: FlashProducts, reader: Reader, memory: KvMemory,
+                 plan: MemoryPlan, memory_budget_mb: int | None, profile_note: str, drafts: bool,
+                 limits: Limits):
         """Use `Session.open`."""
         self.profile_note = profile_note  # why no measured profile is in use; '' where one is
         self.bundle, self.config, self.plan = bundle, config, plan
         self.context, self._budget_mb = memory.context, memory_budget_mb
         self._model, self._products, self._reader, self._memory = model, products, reader, memory
-        self._prompts = prompt_builder(bundle.family, bundle.path, config)
+        self._prompts = prompts
         self._dtype = compute_dtype(bundle.dtype, str(model.device))
-        self._inputs = Inputs(self._prompts, model.device, self._dtype)
+        self._inputs = Inputs(self._prompts, model.device, self._dtype, self.context, limits)
         # The decoder's list of layers is an attribute of the decoder.
         self._decoder = model.get_submodule(
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
         self._attending = Attending(head_classes(bundle, config.text_config))
         self._attending.attach(self._decoder.layers)
         self._runner = Runner(
-            model, self._decoder, groups, products, self._prompts,
-            stop_tokens(bundle.path, config, self._prompts),
+            model, self._decoder, groups, products, self._prompts, stops,
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             self._attending,
             drafting=Drafting(PromptLookup()) if drafts else None,
@@ -83,6 +85,7 @@ class Session:
              on_drive_fault: str = 'coarse', attention: str = 'dense', piece_mb: float = 16,
              device: str = 'cpu', backend: str = 'auto',
              direct: str = 'auto', threads: int = 6, queue_depth: int = 128,
+             limits: Limits = DEFAULT_LIMITS,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
 
@@ -112,6 +115,7 @@ class Session:
         :param piece_mb: the largest piece read at once; what is read into is three times as large.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
+        :param limits: of questions and of the files beside the weights.
         :param on_progress: told the share of resident weights that is loaded, 0 to 1, ascending;
             what it raises ends the loading.
         :raises BundleError, MemoryBudgetError, ReadError: see errors.py.
@@ -128,7 +132,11 @@ class Session:
             raise ValueError(f"device '{device}' can't be used: {str(error).splitlines()[0]}"
                              ) from error
         bundle = Bundle.open(bundle)
+        # Before anything is loaded: a file that can't be used is told of at once.
         _, config = read_config(bundle)
+        prompts = prompt_builder(
+            bundle.family, SideFiles.of_bundle(bundle, limits.side_file_mb), config, limits)
+        stops = stop_tokens(config, prompts)
         text = config.text_config
         context = min(max_context, text.max_position_embeddings)
         reader = Reader([str(p) for p in bundle.flash_files], backend=backend, direct=direct,
@@ -158,8 +166,8 @@ class Session:
                                         lambda share: tell(first + (1 - first) * share),
                                         backend=backend, direct=direct, drive=drive,
                                         words=bundle.embedding and bases.weights(bundle.embedding))
-            session = cls(bundle, config, model, groups, products, reader, memory, plan,
-                          memory_budget_mb, note, drafts)
+            session = cls(bundle, config, prompts, stops, model, groups, products, reader,
+                          memory, plan, memory_budget_mb, note, drafts, limits)
             session.configure(attention=attention)
             return session
         except BaseException:

@@ -5,13 +5,13 @@
 The only place that knows their names.
 """
 
-from pathlib import Path
-
-from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.errors import ModelError, NeuronChunkError
 from neuron_chunk_ros.families.base import Family, GroupPlan, Member
 from neuron_chunk_ros.families.llava_onevision import LLAVA_ONEVISION
 from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart, stop_tokens
 from neuron_chunk_ros.families.qwen2_vl import QWEN2_VL
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 __all__ = ['FAMILIES', 'Family', 'GroupPlan', 'Member', 'PromptBuilder', 'PromptPart',
            'family_for', 'prompt_builder', 'stop_tokens']
@@ -29,6 +29,21 @@ def family_for(config: dict) -> Family:
     return family
 
 
-def prompt_builder(family: str, folder: Path, config) -> PromptBuilder:
-    """Return the family's builder, reading tokenizer and processor settings from `folder`."""
-    return FAMILIES[family].prompts(folder, config)
+def prompt_builder(family: str, files: SideFiles, config,
+                   limits: Limits = DEFAULT_LIMITS) -> PromptBuilder:
+    """Return the family's builder, reading tokenizer and processor settings from `files`.
+
+    It has been tried with one image and with two. Raises BundleError or ModelError where the files
+    can't be used.
+    """
+    try:
+        builder = FAMILIES[family].prompts(files, config, limits)
+        builder.check()
+        return builder
+    except NeuronChunkError:
+        raise
+    except Exception as error:  # what libraries raise for what they didn't expect in a file
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise files.failure('', "config.json, tokenizer or processor files can't be used "
+                                f'({reason}); take them from the model this was converted from'
+                            ) from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ import torch
 from neuron_chunk_ros.families.base import Family
 from neuron_chunk_ros.families.pixels import squash
 from neuron_chunk_ros.families.prompts import PromptBuilder
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,8 +30,8 @@ class LlavaOnevisionPrompt(PromptBuilder):
 
     image_part = 'video'
 
-    def __init__(self, folder: Path, config):
-        super().__init__(folder, config)
+    def __init__(self, files: SideFiles, config, limits: Limits = DEFAULT_LIMITS):
+        super().__init__(files, config, limits)
         self.visual_ids = (config.video_token_id, config.image_token_id)
         self.placeholder = self.tokenizer.convert_ids_to_tokens(config.video_token_id)
         vision = config.vision_config
@@ -38,10 +39,14 @@ class LlavaOnevisionPrompt(PromptBuilder):
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self.frame_tokens = side * side + 1
         # Old folders have no file for videos; both processors then share their settings.
-        pixels = (self.settings('video_preprocessor_config.json')
-                  or self.settings('preprocessor_config.json'))
+        name = 'video_preprocessor_config.json'
+        pixels = files.json(name if name in files else 'preprocessor_config.json')
         self.mean = pixels.get('image_mean', _CLIP_MEAN)
         self.std = pixels.get('image_std', _CLIP_STD)
+
+    def tokens_of(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """See PromptBuilder.tokens_of."""
+        return [self.frame_tokens] * len(sizes)
 
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """See PromptBuilder.encode."""

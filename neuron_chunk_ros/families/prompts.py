@@ -10,9 +10,8 @@ a part has behind its last special token (such as a line's end) opens the piece 
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
 from pathlib import Path
@@ -22,9 +21,16 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from neuron_chunk_ros.attention.segments import Segment
-from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.errors import ModelError, NeuronChunkError
+from neuron_chunk_ros.families import trial
+from neuron_chunk_ros.families.control_tokens import PromptTokenizer, Said
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
+from neuron_chunk_ros.storage.side_files import SideFiles
+from neuron_chunk_ros.storage.strict_json import shown
 
 _MARK = '\ue000'  # a question no template has in its own text
+_MOST_TOKENS = 1 << 17  # of a small image
+_AT_ONCE = 8  # numbers of images that are rendered in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +64,50 @@ class PromptBuilder(ABC):
     visual_ids: tuple[int, ...]    # token numbers that stand for visual features
     not_pixels: tuple[str, ...] = ('attention_mask',)  # of what `build` returns beside input_ids
 
-    def __init__(self, folder: Path, config):
-        self.folder, self.config = Path(folder), config
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise BundleError(f'{folder}: no usable tokenizer ({error})') from error
-        template = self._template()
-        if template is None:
-            raise BundleError(f'{folder}: no chat template (chat_template.jinja); take it from '
-                              'the model this bundle was converted from')
-        self.tokenizer.chat_template = template
+    def __init__(self, files: SideFiles, config, limits: Limits = DEFAULT_LIMITS):
+        """Read tokenizer and chat template. Raises BundleError or ModelError."""
+        self.files, self.folder, self.config = files, files.folder, config
+        self._seconds = limits.template_seconds
+        with files.copies() as copies:
+            self._copies = str(copies)
+            self._read(copies)
         self._special = tuple(self.tokenizer.get_added_vocab())
+        self._text = PromptTokenizer(self.tokenizer)
+        self._template_name, self._template = self._find_template()
+        self._rendered: dict[int, tuple[str, str]] = {}  # by images: text ahead of the question
+        self._trims = False  # whether the template takes space off a question's ends
+        self._render_first()
         self._ends: tuple[str, str] | None = None  # head, tail
         # By number: an image's text up to its last special token, and what follows.
         self._parts: dict[int, tuple[str, str]] = {}
+
+    def _read(self, copies: Path) -> None:
+        """Have libraries read the files, from a folder of copies."""
+        if 'tokenizer.json' in self.files:
+            try:
+                trial.try_tokenizer(copies / 'tokenizer.json', self._seconds)
+            except trial.TrialError as error:
+                raise self.files.failure('tokenizer.json', str(error)) from error
+        self.tokenizer = self._loaded('tokenizer', lambda: AutoTokenizer.from_pretrained(
+            copies, local_files_only=True, trust_remote_code=False))
+
+    def _loaded(self, what: str, load: Callable):
+        """Return what a library makes of the files. Raises BundleError or ModelError."""
+        try:
+            return load()
+        except Exception as error:  # whatever its own checks raise, or what it lacks checks for
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            reason = reason.replace(self._copies, str(self.folder))
+            raise self.files.failure(
+                '', f'no usable {what} ({reason[:300]}); take its files from the model this '
+                    'was converted from') from error
+
+    @abstractmethod
+    def tokens_of(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """Return how many tokens images of these sizes (height, width) take, before any work.
+
+        Raises RequestError for a size that the family can't take.
+        """
 
     @abstractmethod
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
@@ -94,13 +129,30 @@ class PromptBuilder(ABC):
             pieces, trail = [self._ids(self._cut()[0])], ''
             for number, name in enumerate(names):
                 text, trail = self._frame_text(name, number, trail)
-                pieces.append(self._ids(text))
-            ids = sum([*pieces, self._ids(self._suffix_text(prompt, trail))], [])
+                pieces.append(self._ids(*text))
+            ids = sum([*pieces, self._ids(*self._suffix_text(prompt, trail))], [])
         else:
-            ids = self._ids(self.chat(prompt, len(images)))
+            ids = self._ids(*self._whole(prompt, len(images)))
         inputs = {'input_ids': self._expand(ids, counts)}
         inputs['attention_mask'] = torch.ones_like(inputs['input_ids'])
         return inputs | pixels
+
+    def check(self) -> None:
+        """Try questions about one image and about two. Raises BundleError or ModelError."""
+        for count in (1, 2):
+            sizes, blank = [(64, 64)] * count, [np.zeros((64, 64, 3), np.uint8)] * count
+            tokens = self._loaded('image processor', lambda sizes=sizes: self.tokens_of(sizes))
+            if not all(0 < number <= _MOST_TOKENS for number in tokens):
+                raise self.files.failure('', f'an image of 64 x 64 pixels takes {tokens[0]} '
+                                             'tokens by its config and processor files')
+            marks = self._ids(*self._whole('?', count)).count(self._placeholder_id)
+            if marks != count:
+                raise self.files.failure(
+                    self._template_name, f'the chat template puts {marks} times '
+                    f'{self.placeholder} into a prompt with {count} images')
+            _, made = self._loaded('image processor', lambda blank=blank: self.encode(blank))
+            if made != tokens:
+                raise self.files.failure('', f'images of {tokens[0]} tokens come out as {made}')
 
     def position_arguments(self, part: PromptPart) -> dict[str, torch.Tensor | None]:
         """Return what the model's `get_rope_index`, where it has one, is told beside the ids."""
@@ -120,7 +172,7 @@ class PromptBuilder(ABC):
         """
         pixels, counts = encoded
         text, trail = self._frame_text(name, number, trail)
-        ids = self._expand(self._ids(text), counts)
+        ids = self._expand(self._ids(*text), counts)
         visual = torch.isin(ids[0], torch.tensor(self.visual_ids))
         return PromptPart(ids, pixels, visual, trail, (_image(visual),))
 
@@ -135,8 +187,8 @@ class PromptBuilder(ABC):
             pieces, trail = [self._ids(self._cut()[0])], ''
             for number, name in enumerate(names):
                 text, trail = self._frame_text(name, number, trail)
-                pieces.append(self._ids(text))
-            pieces.append(self._ids(self._suffix_text(prompt, trail)))
+                pieces.append(self._ids(*text))
+            pieces.append(self._ids(*self._suffix_text(prompt, trail)))
         except ModelError:
             return ()
         # Of an image's tokens a piece has the placeholder alone; they lie in one run each.
@@ -154,15 +206,16 @@ class PromptBuilder(ABC):
 
     def suffix(self, prompt: str, trail: str) -> PromptPart:
         """Return the text behind the last image: the question, and where the answer begins."""
-        return self._text_piece(self._suffix_text(prompt, trail))
+        return self._text_piece(*self._suffix_text(prompt, trail))
 
     def check_pieces(self) -> None:
         """Raise ModelError where pieces tokenised apart aren't the whole prompt's tokens."""
         first, trail = self._frame_text('', 0, '')
         second, trail = self._frame_text('', 1, trail)
         question = 'what is there?'
-        pieces = [self._cut()[0], first, second, self._suffix_text(question, trail)]
-        if sum(map(self._ids, pieces), []) != self._ids(self.chat(question, 2)):
+        pieces = [(self._cut()[0],), first, second, self._suffix_text(question, trail)]
+        apart = [i for piece in pieces for i in self._ids(*piece)]
+        if apart != self._ids(*self._whole(question, 2)):
             raise ModelError(f"{self.folder}: the chat template's text around images can't be "
                              "tokenised image by image; ask with all images at once instead")
 
@@ -171,24 +224,61 @@ class PromptBuilder(ABC):
         if any(token in name for token in self._special):
             return False
         unknown = self.tokenizer.unk_token_id
-        return unknown is None or unknown not in self._ids(_name_text(name))
+        return unknown is None or unknown not in self._ids(Said(_name_text(name)))
 
     def chat(self, prompt: str, images: int) -> str:
         """Return the prompt in the model's chat format, one placeholder for each image."""
-        parts = [{'type': self.image_part} for _ in range(images)]
-        content = [*parts, {'type': 'text', 'text': prompt}]
-        return self.tokenizer.apply_chat_template(
-            [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True)
+        return ''.join(self._whole(prompt, images))
 
-    def settings(self, name: str) -> dict:
-        """Return one of the bundle's processor files, {} where it has none."""
-        path = self.folder / name
-        return json.loads(path.read_text()) if path.exists() else {}
+    def _whole(self, prompt: str, images: int) -> tuple[str, ...]:
+        before, after = self._around(images)
+        return before, self._said(prompt), after
+
+    def _said(self, prompt: str) -> Said:
+        return Said(prompt.strip() if self._trims else prompt)
+
+    def _around(self, images: int) -> tuple[str, str]:
+        """Return the template's text ahead of a question about so many images, and behind it."""
+        if images not in self._rendered:
+            try:
+                self._render(range(images, images + _AT_ONCE))
+            except NeuronChunkError:  # a template may refuse more
+                self._render([images])
+        return self._rendered[images]
+
+    def _render(self, numbers: Sequence[int]) -> None:
+        for number, text in zip(numbers, self._said_around([(n, _MARK) for n in numbers]),
+                                strict=True):
+            if text.count(_MARK) != 1:
+                raise self.files.failure(
+                    self._template_name, f'the chat template has a question {text.count(_MARK)} '
+                    f'times, once is needed (asked about {number} images)')
+            before, _, after = text.partition(_MARK)
+            self._rendered[number] = before, after
+
+    def _render_first(self) -> None:
+        self._render(range(3))
+        self._trims = f' {_MARK} ' not in self._said_around([(0, f' {_MARK} ')])[0]
+
+    def _said_around(self, asked: Sequence[tuple[int, str]]) -> list[str]:
+        """Return the template's text for (images, question) each. Raises ModelError."""
+        messages = [[{'role': 'user', 'content': [
+            *({'type': self.image_part} for _ in range(images)),
+            {'type': 'text', 'text': question}]}] for images, question in asked]
+        # A list of additional tokens is none of a template's variables.
+        variables = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()
+                     if isinstance(token, str)}
+        try:
+            return trial.render(self._template, variables, messages,
+                                max(images for images, _ in asked), self._seconds)
+        except trial.TrialError as error:
+            raise self.files.failure(self._template_name, f'the chat template: {error}'
+                                     ) from error
 
     def _cut(self) -> tuple[str, str]:
         """Return the template's text ahead of the images and behind them."""
         if self._ends is None:
-            without, one = self.chat(_MARK, 0), self.chat(_MARK, 1)
+            without, one = self._marked(0), self._marked(1)
             head = commonprefix([without, one])
             tail = without[len(head):]
             if not one.endswith(tail) or _MARK not in tail or len(one) <= len(without):
@@ -200,8 +290,8 @@ class PromptBuilder(ABC):
         """Return an image's text, split behind its last special token."""
         if number not in self._parts:
             head, tail = self._cut()
-            before = self.chat(_MARK, number)[:-len(tail)]
-            after = self.chat(_MARK, number + 1)
+            before = self._marked(number)[:-len(tail)]
+            after = self._marked(number + 1)
             text = after[len(before):-len(tail)]
             if (not after.startswith(before) or not after.endswith(tail)
                     or text.count(self.placeholder) != 1):
@@ -210,41 +300,55 @@ class PromptBuilder(ABC):
             self._parts[number] = text[:end], text[end:]
         return self._parts[number]
 
-    def _frame_text(self, name: str, number: int, trail: str) -> tuple[str, str]:
-        text, behind = self._part(number)
-        return trail + (_name_text(name) if name and self.can_say(name) else '') + text, behind
+    def _marked(self, images: int) -> str:
+        return _MARK.join(self._around(images))
 
-    def _suffix_text(self, prompt: str, trail: str) -> str:
+    def _frame_text(self, name: str, number: int, trail: str) -> tuple[tuple[str, ...], str]:
+        text, behind = self._part(number)
+        said = Said(_name_text(name) if name and self.can_say(name) else '')
+        return (trail, said, text), behind
+
+    def _suffix_text(self, prompt: str, trail: str) -> tuple[str, ...]:
         head, _ = self._cut()
-        whole = self.chat(prompt, 0)
-        if not whole.startswith(head):
+        before, after = self._around(0)
+        if not before.startswith(head):
             raise self._uncuttable()
-        return trail + whole[len(head):]
+        return trail + before[len(head):], self._said(prompt), after
 
     def _uncuttable(self) -> ModelError:
         return ModelError(f"{self.folder}: the chat template can't be cut at its images; ask "
                           'with all images at once and without names instead')
 
-    def _text_piece(self, text: str) -> PromptPart:
-        return PromptPart(torch.tensor([self._ids(text)], dtype=torch.int64))
+    def _text_piece(self, *text: str) -> PromptPart:
+        return PromptPart(torch.tensor([self._ids(*text)], dtype=torch.int64))
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def _ids(self, *text: str) -> list[int]:
+        return self._text.encode(text)
+
+    @property
+    def _placeholder_id(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(self.placeholder)
 
     def _expand(self, ids: list[int], counts: list[int]) -> torch.Tensor:
         """Repeat each placeholder as often as its image has tokens: int64 [1, tokens]."""
-        left = iter(counts)
-        token = self.tokenizer.convert_tokens_to_ids(self.placeholder)
+        left, token = iter(counts), self._placeholder_id
         return torch.tensor([[one for i in ids
                               for one in ([i] * next(left) if i == token else [i])]])
 
-    def _template(self) -> str | None:
-        plain = self.folder / 'chat_template.jinja'
-        if plain.exists():
-            return plain.read_text()
+    def _find_template(self) -> tuple[str, str]:
+        """Return the chat template and the file it is in. Raises BundleError or ModelError."""
         # Older folders keep the processor's template in a JSON file of its own.
-        return self.settings('chat_template.json').get(
-            'chat_template', self.tokenizer.chat_template)
+        found = [('chat_template.jinja', lambda: self.files.text('chat_template.jinja')),
+                 ('chat_template.json',
+                  lambda: self.files.json('chat_template.json').get('chat_template')),
+                 ('tokenizer_config.json', lambda: self.tokenizer.chat_template)]
+        for name, read in found:
+            if name in self.files and (template := read()) is not None:
+                if not isinstance(template, str):
+                    raise self.files.failure(name, 'its chat template is no text')
+                return name, template
+        raise self.files.failure('', 'no chat template (chat_template.jinja); take it from the '
+                                     'model this was converted from')
 
 
 def _image(visual: torch.Tensor) -> Segment:
@@ -256,16 +360,24 @@ def _name_text(name: str) -> str:
     return f'{name}: '
 
 
-def stop_tokens(folder: Path, config, prompts: PromptBuilder) -> set[int]:
-    """Return a model's own end tokens. Raises BundleError where nothing names one."""
+def stop_tokens(config, prompts: PromptBuilder) -> set[int]:
+    """Return a model's own end tokens.
+
+    Raises BundleError or ModelError where nothing names one.
+    """
+    name = 'generation_config.json'
     try:
-        own = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except OSError:
-        own = GenerationConfig.from_model_config(config)
-    stops = own.eos_token_id
+        own = (GenerationConfig.from_dict(prompts.files.json(name)) if name in prompts.files
+               else GenerationConfig.from_model_config(config))
+        stops = own.eos_token_id
+    except (TypeError, ValueError, AttributeError) as error:
+        raise prompts.files.failure(name, ' '.join(str(error).split())) from error
     if stops is None:
         stops = prompts.tokenizer.eos_token_id
     if stops is None:
-        raise BundleError(f'{folder}: neither generation_config.json nor the tokenizer names an '
-                          'end token')
-    return set(stops if isinstance(stops, list) else [stops])
+        raise prompts.files.failure('', f'neither {name} nor the tokenizer names an end token')
+    stops = stops if isinstance(stops, list) else [stops]
+    if not all(type(stop) is int for stop in stops):
+        raise prompts.files.failure(name, f'eos_token_id is {shown(stops)}, want numbers of '
+                                          'tokens')
+    return set(stops)

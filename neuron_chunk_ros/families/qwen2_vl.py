@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families.base import Family
 from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 
 class Qwen2VLPrompt(PromptBuilder):
@@ -19,14 +22,45 @@ class Qwen2VLPrompt(PromptBuilder):
 
     not_pixels = ('attention_mask', 'mm_token_type_ids')
 
-    def __init__(self, folder: Path, config):
-        super().__init__(folder, config)
+    def __init__(self, files: SideFiles, config, limits: Limits = DEFAULT_LIMITS):
+        super().__init__(files, config, limits)
         self.visual_ids = (config.image_token_id, config.video_token_id)
         self.placeholder = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
-        from transformers import AutoImageProcessor  # another family shall not pay for it
+
+    def _read(self, copies: Path) -> None:
+        super()._read(copies)
+        if 'preprocessor_config.json' not in self.files:
+            raise self.files.failure('preprocessor_config.json', 'it is missing; take it from the '
+                                     'model this was converted from')
+        from transformers import AutoImageProcessor as Processor  # others shall not pay for it
         # The PIL back end gives the same pixels on machines with and without torchvision.
-        self.processor = AutoImageProcessor.from_pretrained(
-            self.folder, local_files_only=True, backend='pil')
+        self.processor = self._loaded('image processor', lambda: Processor.from_pretrained(
+            copies, local_files_only=True, trust_remote_code=False, backend='pil'))
+
+    def check(self) -> None:
+        """See PromptBuilder.check."""
+        super().check()
+        vision, settings = self.config.vision_config, self.processor
+        for name, wanted in (('patch_size', vision.patch_size),
+                             ('temporal_patch_size', vision.temporal_patch_size),
+                             ('merge_size', vision.spatial_merge_size)):
+            if getattr(settings, name, None) != wanted:
+                raise self.files.failure('preprocessor_config.json', f'{name} is '
+                                         f"{getattr(settings, name, None)}, the model's config "
+                                         f'says {wanted}')
+
+    def tokens_of(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """See PromptBuilder.tokens_of."""
+        merged, found = self.processor.merge_size ** 2, []
+        for height, width in sizes:
+            try:
+                patches = self.processor.get_number_of_image_patches(height, width, {})
+            except ValueError as error:  # too long and thin
+                reason = ' '.join(str(error).split())
+                raise RequestError(f'an image of {width} x {height} pixels is nothing for this '
+                                   f'model: {reason}') from error
+            found.append(int(patches) // merged)
+        return found
 
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """See PromptBuilder.encode."""

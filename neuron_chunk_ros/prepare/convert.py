@@ -13,6 +13,7 @@ import numpy as np
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.families import prompt_builder
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint, Stored
 from neuron_chunk_ros.prepare.checkpoint_rows import (
     COARSE_WORDS,
@@ -26,16 +27,15 @@ from neuron_chunk_ros.prepare.checkpoint_rows import (
 )
 from neuron_chunk_ros.prepare.splits import COARSE_HEAD, choose, rows_and_base, split_of, splits_of
 from neuron_chunk_ros.storage.atomic import check_target
-from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan, is_plain_name
-from neuron_chunk_ros.storage.layout import BUNDLE_JSON, LAYOUTS, base_name
+from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan
+from neuron_chunk_ros.storage.layout import LAYOUTS, base_name
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
 from neuron_chunk_ros.storage.row_format import FORMATS, ROW_FORMATS, by_tag
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
 
 CountProgress = Callable[[int, int], None]  # (done, in all): bytes, or in no unit
-
-_MAX_COPIED_BYTES = 256 << 20  # far above any tokenizer
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | None = None,
@@ -108,9 +108,12 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
     resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
                 if name not in weights]
-    copied = _files_to_copy(source)
+    files = SideFiles.of_model(source)
+    # Whoever asks would meet what's wrong with tokenizer, template and processor only then.
+    prompt_builder(checkpoint.family.name, files,
+                   checkpoint.family.config(checkpoint.config))
     resident_bytes = sum(_nbytes(tensor) for tensor in resident)
-    small_bytes = sum(path.stat().st_size for path in copied)
+    small_bytes = files.nbytes
     writer = BundleWriter(target, checkpoint.family.name, kept, [embedding, *plans],
                           _provenance(checkpoint, dtype, name),
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
@@ -118,8 +121,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
         plan.rows * plan.columns for plan in [embedding, *plans])
     count = Counter(total, progress)
     with writer:
-        for path in copied:
-            writer.copy_file(path)
+        writer.copy_side_files(files)
         writer.write_group(embedding.name, table(checkpoint, embedding, kept, count.add))
         if embedding.base:
             writer.write_group(base_name(embedding.name),
@@ -167,20 +169,6 @@ def _resident(name: str, stored: Stored, dtype: str | None) -> ResidentTensor:
 
 def _nbytes(tensor: ResidentTensor) -> int:
     return int(np.prod(tensor.shape, dtype=np.int64)) * ITEM_BYTES[tensor.dtype]
-
-
-def _files_to_copy(source: Path) -> list[Path]:
-    """Choose config, tokenizer, processor, chat template and licence files; never code."""
-    chosen = []
-    for path in sorted(source.iterdir()):
-        name = path.name
-        wanted = (path.suffix in ('.json', '.jinja', '.txt', '.model')
-                  or name.split('.')[0] in ('LICENSE', 'NOTICE'))
-        if (wanted and is_plain_name(name) and name != BUNDLE_JSON
-                and not name.endswith('.index.json') and path.is_file()
-                and path.stat().st_size <= _MAX_COPIED_BYTES):
-            chosen.append(path)
-    return chosen
 
 
 def _provenance(checkpoint: Checkpoint, dtype: str | None, name: str | None) -> dict:

@@ -24,6 +24,7 @@ from neuron_chunk_ros.prepare.layer_trials import Layer, SampleBatch
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.calibration import KINDS
 from neuron_chunk_ros.storage.reader import Reader
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 
 Sample = tuple[str, list[np.ndarray]]  # a prompt and its images, uint8 [height, width, 3] RGB
@@ -51,7 +52,7 @@ class Walk:
         self.bundle, self.device = bundle, device
         raw, config = read_config(bundle)
         self._path = family_for(raw).decoder_path
-        self._prompts = prompt_builder(bundle.family, bundle.path, config)
+        self._prompts = prompt_builder(bundle.family, SideFiles.of_bundle(bundle), config)
         self._dtype = compute_dtype(bundle.dtype, device)
         self._layer: Layer | None = None
         self._reader = Reader([str(path) for path in bundle.flash_files])
@@ -169,12 +170,9 @@ class Walk:
         return batches
 
     def _inputs(self, prompt: str, images: list[np.ndarray], number: int) -> dict:
-        token = self._prompts.tokenizer.convert_ids_to_tokens
-        reserved = [token(i) for i in self._prompts.visual_ids if token(i) in prompt]
-        if (self._images_needed and not images) or not prompt.strip() or reserved:
-            fault = (f'its prompt contains {reserved[0]}, which is reserved for images'
-                     if reserved else 'it needs a prompt and at least one image')
-            raise RequestError(f'sample {number} cannot be used: {fault}')
+        if (self._images_needed and not images) or not prompt.strip():
+            raise RequestError(f'sample {number} cannot be used: it needs a prompt and at least '
+                               'one image')
         return self._prompts.build(prompt, images)
 
     def _embed(self, mates: list[tuple[int, dict]], trial: bool) -> SampleBatch:

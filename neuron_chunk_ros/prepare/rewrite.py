@@ -8,7 +8,6 @@ The model stays the same to the byte: going back gives the same files.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +33,7 @@ from neuron_chunk_ros.storage.layout import (
     base_name,
 )
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, Split
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 from neuron_chunk_ros.storage.verify import digest
 from neuron_chunk_ros.storage.writer import BundleWriter, ResidentTensor
@@ -70,7 +70,8 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
         raise BundleError(f'{bundle.path}: hot-cold order needs a calibration, make one with: '
                           f'neuron-chunk calibrate {bundle.path} --images DIR')
     _check_files(bundle)
-    config = json.loads((bundle.path / 'config.json').read_text())
+    files = SideFiles.of_bundle(bundle)
+    config = files.json('config.json')
     family = family_for(config)
     plans = family.groups(config, layout or bundle.layout)
     homes = _homes(bundle, plans)
@@ -79,7 +80,6 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     mapping = CalibrationMapping(bundle, plans, homes)
     orders = _orders(bundle, family, plans, homes, mapping, order)
     resident = resident_of(bundle)
-    copied = [bundle.path / name for name in bundle.files]
     tables = [plan for plan in plans_of(bundle) if plan.name not in bundle.groups]
     everything = [*(p for p in tables if p.name == EMBEDDING),
                   *(replace(p, dtype=to.refinement.name, base=to.base.name)
@@ -88,11 +88,10 @@ def rewrite(source: str | os.PathLike, target: str | os.PathLike, order: str | N
     writer = BundleWriter(
         target, bundle.family, bundle.dtype, everything, bundle.provenance, orders=orders,
         attention=bundle.attention,
-        resident_bytes=bundle.resident_bytes + sum(p.stat().st_size for p in copied) + (64 << 20))
+        resident_bytes=bundle.resident_bytes + files.nbytes + (64 << 20))
     count = Counter(bundle.flash_bytes + bundle.base_bytes + bundle.resident_bytes, progress)
     with writer, SourceGroups(bundle) as sources:
-        for path in copied:
-            writer.copy_file(path)
+        writer.copy_side_files(files)
         for plan in plans:
             rows = _rows(plan, homes, sources, orders, count)
             bases = (_rows(plan, _base_homes(plan, homes), sources, orders, count)

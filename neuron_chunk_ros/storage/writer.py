@@ -37,6 +37,7 @@ from neuron_chunk_ros.storage.row_format import (
     RowFormat,
 )
 from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, plan_header
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 MAX_SHARD_BYTES = (4 << 30) - (128 << 20)  # with its header a file stays below FAT32's limit
 
@@ -207,12 +208,20 @@ class BundleWriter:
     def copy_file(self, path: Path) -> None:
         """Copy a small file (config, tokenizer, processor) as it is, under its own name."""
         path = Path(path)
-        taken = path.name in (BUNDLE_JSON, RESIDENT_FILE, ORDERS_FILE)
-        if not is_plain_name(path.name) or taken or FILE_PATTERN.fullmatch(path.name):
-            raise BundleError(f'{path.name!r} cannot be the name of a file in a bundle')
-        data = path.read_bytes()
-        write_file(self._folder.folder / path.name, [data])
-        self._files[path.name] = hashlib.sha256(data).hexdigest()
+        self.write_side_file(path.name, path.read_bytes())
+
+    def copy_side_files(self, files: SideFiles) -> None:
+        """Copy all of a model's or bundle's. Raises BundleError, ModelError."""
+        for name in files:
+            self.write_side_file(name, files.read(name))
+
+    def write_side_file(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        taken = name in (BUNDLE_JSON, RESIDENT_FILE, ORDERS_FILE)
+        if not is_plain_name(name) or taken or FILE_PATTERN.fullmatch(name):
+            raise BundleError(f'{name!r} cannot be the name of a file in a bundle')
+        write_file(self._folder.folder / name, [data])
+        self._files[name] = hashlib.sha256(data).hexdigest()
 
     def write_calibration(self, calibration: dict, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a calibration (see calibration.py); its `neurons` are filled in here."""

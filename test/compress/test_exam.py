@@ -16,6 +16,7 @@ from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import prompt_builder
 from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 GOOD = {'prompt': 'what is it?', 'answer': 'A cup.', 'images': ['p0.png'], 'type': 'thing'}
 
@@ -126,7 +127,7 @@ def test_a_report_of_integers(tiny_models, pictures, tmp_path):
     """Answers and errors are the model's own; more bits, less error."""
     folder = tiny_models['tiny-llava-onevision']
     model = AutoModelForImageTextToText.from_pretrained(folder).float().eval()
-    prompts = prompt_builder('llava_onevision', folder, model.config)
+    prompts = prompt_builder('llava_onevision', SideFiles.of_model(folder), model.config)
     image = np.asarray(Image.open(pictures / 'p0.png'))
     inputs = prompts.build('what is it?', [image])
     with torch.no_grad():

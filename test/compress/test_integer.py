@@ -19,6 +19,7 @@ from neuron_chunk_ros.compress.integer.values import Codes, Paths
 from neuron_chunk_ros.compress.recipe import FixedPoint
 from neuron_chunk_ros.errors import RecipeError
 from neuron_chunk_ros.families import prompt_builder
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 FAMILIES = {'tiny-llava-onevision': 'llava_onevision', 'tiny-qwen2-vl': 'qwen2_vl'}
 
@@ -32,7 +33,8 @@ def recipe(**changes):
 
 
 def inputs_of(folder, model, family, count=3):
-    prompts, rng = prompt_builder(family, folder, model.config), np.random.default_rng(0)
+    prompts = prompt_builder(family, SideFiles.of_model(folder), model.config)
+    rng = np.random.default_rng(0)
     return [prompts.build('what is there?', [rng.integers(0, 256, (56, 84, 3), np.uint8)] * many)
             for many in (1, 2, 1)[:count]]
 

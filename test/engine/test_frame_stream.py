@@ -33,6 +33,7 @@ from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.presets import PRESETS
 from neuron_chunk_ros.prepare.synthesize import synthesize
 from neuron_chunk_ros.storage.profile import Line, Profile
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.tabletop.shipped import bundle_dir
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
@@ -124,8 +125,8 @@ def test_dropping_frames_equals_rotating_from_scratch(
         plain, tiny_bundles, family, rates, window, positions, monkeypatch):
     """Holes in the middle, several cameras, and positions moved down on the way."""
     monkeypatch.setattr('neuron_chunk_ros.engine.frame_window._POSITIONS', positions)
-    builder = prompt_builder(family.removeprefix('tiny-').replace('-', '_'), tiny_bundles[family],
-                             plain[family].config)
+    builder = prompt_builder(family.removeprefix('tiny-').replace('-', '_'),
+                             SideFiles.of_model(tiny_bundles[family]), plain[family].config)
     reference = Reference(plain[family], builder, window)
     with Session.open(tiny_bundles[family], max_context=256) as session:
         logits, stream = Logits(session), session.stream(window, cameras=3)
@@ -297,7 +298,7 @@ def test_a_frame_that_never_fits(tiny_bundles):
         with pytest.raises(RequestError, match=r'takes \d+ tokens and the text ahead of it \d+, '
                                                'but of a context of 60 tokens frames may take '
                                                '45: a larger max_context'):
-            stream.append(picture(1, (220, 220)))
+            stream.append(picture(1, (196, 196)))
         assert state(session, stream) == before
 
 

@@ -214,7 +214,10 @@ def test_step_deadline_is_refused_with_dense(tiny_bundles):
 @pytest.mark.parametrize('prompt, images, message', [
     ('', 1, 'prompt is empty'),
     ('  \n', 1, 'prompt is empty'),
-    ('look: <video>', 1, 'reserved for images'),
+    ('what? ' * 3000, 1, 'the prompt has 18000 bytes, 16384 are allowed'),
+    ('é' * 16000, 1, 'the prompt has 32000 bytes, 16384 are allowed'),
+    ('half \ud800', 1, 'no Unicode text: it has half of a pair at letter 6'),
+    ('what?', 33, 'the question has 33 images, 32 are allowed'),
 ])
 def test_bad_prompts(tiny_bundles, prompt, images, message):
     with Session.open(tiny_bundles['tiny-llava-onevision']) as session:

@@ -12,6 +12,7 @@ import pytest
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families import family_for, prompt_builder
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.tabletop.shipped import bundle_dir, model_dir
 
 HEAD = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
@@ -33,7 +34,8 @@ COUNTING = HEAD + '{{ images | length }} pictures{% for p in images %}{{ IMAGE }
 
 def builder_of(folder):
     config = json.loads((Path(folder) / 'config.json').read_text())
-    return prompt_builder(config['model_type'], folder, family_for(config).config(config))
+    return prompt_builder(config['model_type'], SideFiles.of_model(folder),
+                          family_for(config).config(config))
 
 
 def with_template(folder, template):
@@ -137,14 +139,14 @@ def test_the_tabletop_model_numbers_its_views_and_has_few_words():
         assert numbers == [[0], [0, 1], [0, 1, 2], [1, 2, 0], [1, 2, 0, 3], [2, 0, 3, 1],
                            [0, 3, 1, 2]]
         views = session._prompts._frame_text('a', 1, '')[0]
-        assert views == 'view two <|vision_start|><video><|vision_end|>'
+        assert ''.join(views) == 'view two <|vision_start|><video><|vision_end|>'
 
 
-def test_a_stream_refuses_what_can_not_be_cut(tiny_bundles, tmp_path):
+def test_a_stream_refuses_what_can_not_be_cut(tiny_bundles, tmp_path, change_side_file):
     bundle = tmp_path / 'bundle'
     shutil.copytree(tiny_bundles['tiny-llava-onevision'], bundle)
-    (bundle / 'chat_template.jinja').write_text(
-        (COUNTING + TEXTS + TAIL).replace('IMAGE', "'<video>'"))
+    change_side_file(bundle, 'chat_template.jinja',
+                     (COUNTING + TEXTS + TAIL).replace('IMAGE', "'<video>'").encode())
     with Session.open(bundle) as session:
         with pytest.raises(ModelError, match="can't be cut"):
             session.stream(window=1)

@@ -65,6 +65,9 @@ def test_bundle_is_the_model(tiny_model, tmp_path, saved_by):
         size = '200KB' if 'shards' in saved_by else '1GB'
         model.save_pretrained(tmp_path / 'saved', max_shard_size=size)
         assert (tmp_path / 'saved' / WEIGHTS).exists() is ('shards' not in saved_by)
+        for path in tiny_model.iterdir():
+            if path.name not in (WEIGHTS, 'config.json'):  # tokenizer, processor, template
+                shutil.copy(path, tmp_path / 'saved')
     seen = []
     bundle = convert(tiny_model if saved_by == 'us' else tmp_path / 'saved', tmp_path / 'b',
                      progress=lambda done, total: seen.append((done, total)))
