@@ -6,9 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers of several rooms
 
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 # As the commands and the node set it: torch's idle threads would otherwise spin on the cores that

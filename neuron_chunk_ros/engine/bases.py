@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.rows import stored
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import EMBEDDING
@@ -95,6 +96,7 @@ class Bases:
         """
         self._weights: dict[str, torch.Tensor] = {}
         self._arena = None
+        self.drive: Drive | None = None  # whom reads that don't come back are left to
         self.rate = 0.0  # bytes/s
         self.nbytes = base_bytes(bundle, faults, streamed)
         self._bundle, self._reader, self._device = bundle, reader, device
@@ -137,9 +139,8 @@ class Bases:
         return self._weights.get(group.name)
 
     def come(self, name: str) -> _Coming:
-        """Have a streamed base on its way, and return it; what else was coming is dropped."""
-        if self._coming is None or self._coming.group != name:
-            self.drop()
+        """Have a streamed base on its way, and return it; see `drop_others`."""
+        if self._coming is None:
             self._slot = 1 - self._slot
             base = self._bundle.bases[name]
             self._coming = _Coming(name, self._slot, self._reader.submit(
@@ -155,12 +156,18 @@ class Bases:
         weights = stored(base, group.base, group.rows)
         return weights if torch.device(self._device).type == 'cpu' else weights.to(self._device)
 
-    def drop(self) -> None:
-        """Take back the streamed base that is under way, or failed."""
-        if self._coming is not None:
-            # Not by dropping this: an exception on its way up may still hold it.
-            self._coming.batch = None
+    def drop_others(self, name: str) -> bool:
+        """Take back what is under way but for this group's; False where that does not end."""
+        return self._coming is None or self._coming.group == name or self.drop()
+
+    def drop(self) -> bool:
+        """Take back the streamed base that is under way, or failed; False: it does not end."""
+        if self._coming is None:
+            return True
+        # Not this itself: an exception on its way up may still hold it.
+        batches, self._coming.batch = [self._coming.batch], None
         self._coming = None
+        return self.drive is None or self.drive.take_back(batches)
 
     def close(self) -> None:
         """Take back what is under way, let go of the memory."""

@@ -85,8 +85,8 @@ class FlashEmbedding(torch.nn.Module):
         """Put the rows of some tokens in their places, and keep the latest."""
         forgiving = self._base is not None and self._drive.forgiving
         try:
-            if forgiving and not self._drive.usable():
-                raise ReadError(self._drive.fault)
+            if not self._drive.usable():
+                raise ReadError(self._drive.why())
             for first in range(0, len(missing), self._most):
                 some = torch.tensor(missing[first:first + self._most])
                 found[some] = self._read(wanted[some].numpy()).to(self._dtype)
@@ -110,6 +110,7 @@ class FlashEmbedding(torch.nn.Module):
                              f'{self._table.rows}')
         step, started = self.step, time.perf_counter()
         batch, looks = None, 0
+        stats = None
         try:
             batch = self._reader.submit(0, self._table.extents(runs.of(tokens)), self._buffer)
             while (stats := batch.wait(LOOK_EVERY)) is None:
@@ -118,10 +119,14 @@ class FlashEmbedding(torch.nn.Module):
                 looks += 1
                 self._drive.look(self._table.file, looks, 0, 0.0)
         except ReadError as error:
-            self._drive.failed(error, [batch] if batch else [])
+            self._drive.failed(error, ())
             raise
         finally:
-            batch = None  # an exception on its way up would hold it, and the buffer with it
+            # An exception on its way up would hold it, and the buffer with it.
+            left, batch = [batch] if batch is not None else [], None
+            if stats is None:
+                self._drive.take_back(left)
+            left.clear()
         self._drive.worked()
         if step is not None:
             ended = time.perf_counter()
@@ -136,4 +141,4 @@ class FlashEmbedding(torch.nn.Module):
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         self._view, self._buffer = None, None
-        self._reader.close()
+        self._drive.when_gone(self._reader.close)

@@ -93,8 +93,9 @@ class FlashProducts:
         :param drive: where its faults are noted; by default they are raised.
         """
         self.bundle, self.reader, self.chooser, self.heads = bundle, reader, chooser, heads
-        self.bases = Bases(bundle, reader, device) if bases is None else bases
         self.drive = Drive(forgiving=False) if drive is None else drive
+        self.bases = Bases(bundle, reader, device) if bases is None else bases
+        self.bases.drive = self.drive
         self._slack = reader.slack
         self.piece_bytes, ring_bytes = ring_size(bundle, self._slack, piece_bytes)
         self._buffer = reader.allocate(ring_bytes)
@@ -133,7 +134,9 @@ class FlashProducts:
         if self._coarse_step:  # nothing is chosen, and what was read ahead stays
             return
         if not self.drive.usable():
-            self._coarse_step, step.bill.fault = True, self.drive.fault
+            if not self.drive.forgiving:
+                raise ReadError(self.drive.why())
+            self._coarse_step, step.bill.fault = True, self.drive.why()
         elif self._lost:  # what was under way has come back
             self._ring.clear()
             self._lost = False
@@ -151,15 +154,15 @@ class FlashProducts:
         self._last_choice.begin(
             self.chooser.habit if self._guessed and step.tokens > FEW else None)
         self._go_ahead(self._all_pieces() if self.chooser.everything else iter(()))
-        if self._flights and not self.chooser.everything:
-            self.abandon()  # read ahead for a step that was to want everything
-        for flight in self._flights:
-            following = next(self._ahead, None)
-            if following is None or not _same(flight, *following):
-                self.abandon()
-                self._go_ahead(self._all_pieces())
-                break
         try:
+            if self._flights and not self.chooser.everything:
+                self._drop_guesses()  # read ahead for a step that was to want everything
+            for flight in self._flights:
+                following = next(self._ahead, None)
+                if following is None or not _same(flight, *following):
+                    self._drop_guesses()
+                    self._go_ahead(self._all_pieces())
+                    break
             self._top_up(deque())
         except ReadError as error:
             if not self.drive.forgiving:
@@ -178,16 +181,39 @@ class FlashProducts:
     def abandon(self) -> None:
         """Take back reads whose rows nobody wants any more.
 
-        What the device has begun is waited for, nothing else.
+        What the device has begun is waited for, nothing else; where that does not end, the memory
+        is left alone until it does.
         """
-        while self._flights:
-            # Not by dropping the flight: an exception on its way up may still hold it.
-            self._flights.popleft().batch = None
+        if self._take_back() and not self._lost:
+            self._ring.clear()
+        else:
+            self._lost = True
+
+    def _drop_guesses(self) -> None:
+        """Take back reads within a step, which waits for what the device has begun."""
+        file = self._groups[self._flights[0].group].file
+        if not self._take_back():
+            self._wait_gone(file)
         self._ring.clear()
+
+    def _wait_gone(self, file: str) -> None:
+        looks = 0
+        while not self.drive.gone(LOOK_EVERY):
+            looks += 1
+            self._look(file, looks)
+
+    def _take_back(self) -> bool:
+        batches = []
+        while self._flights:
+            # Not the flight: an exception on its way up may still hold it.
+            flight = self._flights.popleft()
+            batches.append(flight.batch)
+            flight.batch = None
+        return self.drive.take_back(batches)
 
     def close(self) -> None:
         """Take back reads under way, let go of the memory."""
-        self.abandon()
+        self._take_back()
         if self._copies is not None:
             self._copies.close()
         self._view, self._buffer, self._order = None, None, {}
@@ -205,11 +231,13 @@ class FlashProducts:
         inputs = self._as_stored(group, inputs)
         base = self.bases.weights(group)
         if base is None and group.name in self.bases.streamed:
+            if self._lost:
+                raise ReadError(self.drive.why())
             base = self._streamed_base(group)
         if base is None:
             if self._lost and (self.heads.missing(group) or len(self.heads.weights(group))
                                < group.rows):
-                raise ReadError(self.drive.fault)
+                raise ReadError(self.drive.why())
             return self._refined(group, inputs, None)
         if self._coarse_step:
             return self._coarse(group, inputs, base)
@@ -224,12 +252,14 @@ class FlashProducts:
 
     def _streamed_base(self, group: Group) -> torch.Tensor:
         """Return a base that isn't held, and have the next one on its way."""
+        if not self.bases.drop_others(group.name):
+            self._wait_gone(group.file)
         coming, looks = self.bases.come(group.name), 0
         try:
             with self._waiting(group):
                 while (stats := coming.batch.wait(LOOK_EVERY)) is None:
                     looks += 1
-                    self._look(group, looks)
+                    self._look(group.file, looks)
         except BaseException:
             self.bases.drop()
             raise
@@ -301,8 +331,8 @@ class FlashProducts:
             setattr(bill, name, getattr(before, name))
         bill.coarse = self._coarse_step = self._lost = True
         bill.fault = str(error)
-        self.drive.failed(error, [flight.batch for flight in self._flights])
-        self._flights.clear()
+        self.drive.failed(error, ())
+        self._take_back()
         self._go_ahead(iter(()))
 
     def _coarse(self, group: Group, inputs: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
@@ -341,7 +371,7 @@ class FlashProducts:
         if self.chooser.everything:
             return []
         if any(flight.group != group.name for flight in self._flights):
-            self.abandon()  # a group was left out: not ours to guess
+            self._drop_guesses()  # a group was left out: not ours to guess
         return [flight.rows for flight in self._flights]
 
     def _plan(self, group: Group, came: list[np.ndarray],
@@ -351,7 +381,8 @@ class FlashProducts:
             waiting = self._whole(group, int(chosen[0, 0])) if len(chosen) else []
             if not waiting or (self._flights and _same(self._flights[0], group, waiting[0])):
                 return waiting, deque()
-            self.abandon()
+            if self._flights:
+                self._drop_guesses()
             self._go_ahead(self._all_pieces(group.name))
             return waiting, deque((group, rows) for rows in waiting)
         rest = self._cut(group, chosen)
@@ -470,7 +501,7 @@ class FlashProducts:
             with self._waiting(group):
                 came = flight.batch.wait_bytes((done + part) * group.row_bytes, LOOK_EVERY)
             looks += 1
-            self._look(group, looks)
+            self._look(group.file, looks)
             there = min(came // group.row_bytes, count) // _TILE * _TILE
             if there >= done + part:
                 yield _Arrived(runs.part(flight.rows, done, there),
@@ -486,7 +517,7 @@ class FlashProducts:
         with self._waiting(group):
             while (stats := flight.batch.wait(LOOK_EVERY)) is None:
                 looks += 1
-                self._look(group, looks)
+                self._look(group.file, looks)
         self._flights.popleft()
         self.drive.worked()
         self._enter(group, stats, flight.started)
@@ -505,10 +536,10 @@ class FlashProducts:
         self._read_until = max(self._read_until, done)
         step.mark('read', group.name, started, done)
 
-    def _look(self, group: Group, looks: int) -> None:
+    def _look(self, file: str, looks: int) -> None:
         """Stop where the step is to end, or where the drive doesn't answer."""
         self._step.check()
-        self.drive.look(group.file, looks, self._buffer.nbytes, self._rate)
+        self.drive.look(file, looks, self._buffer.nbytes, self._rate)
 
     @contextlib.contextmanager
     def _waiting(self, group: Group) -> Iterator[None]:

@@ -11,7 +11,7 @@ import torch
 
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import PromptBuilder, PromptPart
-from neuron_chunk_ros.limits import Limits
+from neuron_chunk_ros.limits import Limits, check_images, check_length
 
 
 class Inputs:
@@ -59,11 +59,7 @@ class Inputs:
 
         Raises RequestError with the numbers.
         """
-        if len(sizes) > self._limits.images:
-            raise RequestError(f'the question has {len(sizes)} images, {self._limits.images} are '
-                               'allowed')
-        for height, width in sizes:
-            check_pixels(width, height, self._limits)
+        check_images(sizes, self._limits)
         tokens = sum(self.prompts.tokens_of(sizes))
         if tokens > self._context:
             raise RequestError(f'the images take {tokens} tokens, the context holds '
@@ -87,27 +83,6 @@ class Inputs:
         if not prompt.strip():
             raise RequestError('the prompt is empty: ask a question')
         check_length(prompt, self._limits)
-
-
-def check_length(prompt: str, limits: Limits) -> None:
-    """Refuse a prompt that is too long, or no text. Raises RequestError."""
-    # Without encoding it: a letter takes a byte at least.
-    nbytes = len(prompt)
-    if nbytes <= limits.prompt_bytes:
-        try:
-            nbytes = len(prompt.encode())
-        except UnicodeEncodeError as error:
-            raise RequestError('the prompt is no Unicode text: it has half of a pair at letter '
-                               f'{error.start + 1}') from error
-    if nbytes > limits.prompt_bytes:
-        raise RequestError(f'the prompt has {nbytes} bytes, {limits.prompt_bytes} are allowed')
-
-
-def check_pixels(width: int, height: int, limits: Limits) -> None:
-    """Refuse an image with too many pixels. Raises RequestError."""
-    if width * height > limits.megapixels * 1e6:
-        raise RequestError(f'an image has {width} x {height} pixels, {limits.megapixels:g} '
-                           'million are allowed')
 
 
 def _checked(image: np.ndarray, what: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from neuron_chunk_ros.engine.kv_cache import KvCache
 from neuron_chunk_ros.engine.positions import Positions
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry, Timing
-from neuron_chunk_ros.errors import RequestError, Stopped
+from neuron_chunk_ros.errors import ModelError, RequestError, Stopped
 from neuron_chunk_ros.families import PromptBuilder, PromptPart
 
 _TELLS = 10  # times a prefill tells how far it is
@@ -209,6 +209,10 @@ class Runner:
             found, spread = torch.stack([sure.indices.double(),
                                          (sure.values - logits.logsumexp(1)).double()]).tolist()
             found = [int(token) for token in found]
+            if not all(map(math.isfinite, spread)):
+                raise ModelError(f"step '{self._steps[-1].step}': logits are not finite, so there "
+                                 'is no answer: the weights are damaged (neuron-chunk verify '
+                                 'tells), or were so before they were converted')
             right = self._steps[-1].tokens_accepted
             if drafts:
                 start -= len(drafts) - right

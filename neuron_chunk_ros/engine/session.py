@@ -17,7 +17,7 @@ from neuron_chunk_ros.engine.attention import MODES, Attending
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
-from neuron_chunk_ros.engine.drive import Drive
+from neuron_chunk_ros.engine.drive import READ_TIMEOUT, Drive
 from neuron_chunk_ros.engine.flash_products import FlashProducts
 from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
@@ -85,7 +85,7 @@ class Session:
              on_drive_fault: str = 'coarse', attention: str = 'dense', piece_mb: float = 16,
              device: str = 'cpu', backend: str = 'auto',
              direct: str = 'auto', threads: int = 6, queue_depth: int = 128,
-             limits: Limits = DEFAULT_LIMITS,
+             limits: Limits = DEFAULT_LIMITS, read_timeout: float = READ_TIMEOUT,
              on_progress: Callable[[float], None] | None = None) -> Session:
         """Open a bundle.
 
@@ -115,6 +115,8 @@ class Session:
         :param piece_mb: the largest piece read at once; what is read into is three times as large.
         :param device: torch device of everything resident.
         :param backend, direct, threads, queue_depth: see storage.reader.Reader.
+        :param read_timeout: seconds after which a read that doesn't come back ends the work with
+            ReadError, where nothing can be done without it.
         :param limits: of questions and of the files beside the weights.
         :param on_progress: told the share of resident weights that is loaded, 0 to 1, ascending;
             what it raises ends the loading.
@@ -159,7 +161,7 @@ class Session:
             first = bundle.base_bytes / max(1, bundle.base_bytes + bundle.resident_bytes)
             bases = Bases(bundle, reader, device, lambda share: tell(first * share),
                           plan.coarse_words, plan.streamed)
-            drive = Drive(forgiving=faults and bases.complete)
+            drive = Drive(faults and bases.complete, read_timeout)
             products = FlashProducts(bundle, reader, chooser, heads, piece, device, bases, drive)
             memory = KvMemory(text, context, dtype, device)
             model, groups = build_model(bundle, config, products, device,
@@ -266,9 +268,21 @@ class Session:
                 'key_copies': self.plan.key_copies / MIB,
                 'total': self.plan.total / MIB, 'flash': self.bundle.flash_bytes / MIB}
 
+    def read_under_way(self) -> float:
+        """Return for how many seconds a read has kept everybody waiting; from any thread."""
+        products = self._products
+        return products.drive.under_way() if products is not None else 0.0
+
     def can_say(self, name: str) -> bool:
         """Whether the model's vocabulary has the words of a name; where not, it isn't told."""
         return self._prompts.can_say(name)
+
+    def check_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuse a question's images by their sizes (height, width) alone; from any thread.
+
+        :raises RequestError: for too many, too large, or more than the context holds.
+        """
+        self._inputs.check_sizes(sizes)
 
     def prepare(self, prompt: str, images: Sequence[np.ndarray],
                 names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
@@ -335,8 +349,9 @@ class Session:
             self._stream.close()
         self._runner.close()
         close_model(self._model)
+        drive = self._products.drive
         self._products.close()
-        self._reader.close()
+        drive.when_gone(self._reader.close)
         self._model = self._decoder = self._memory = self._runner = self._stream = None
         self._products = self._reader = None
 

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a question to the model and back: frames, conversion, deadlines, the tally."""
 
+import contextlib
 import copy
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,9 @@ from neuron_chunk_ros.node.worker import QueueFullError, Ticket, Worker
 
 # How often a waiting asker is looked after [s].
 _POLL = 0.02
+# How long the worker has to come back with what there is, once the deadline passed or the question
+# was cancelled [s]; then the asker hears without it, whatever the worker does.
+_GRACE = 0.06
 
 
 class LateError(RequestError):
@@ -67,6 +72,8 @@ class Answering:
         self._tally, self._logger = tally, logger
         self._publish, self._annotated = publish, annotated
         self._fault = ''  # of the drive, at the last answer
+        self._limits = model.settings.limits()
+        self._waiting_bytes, self._lock = 0, threading.Lock()
 
     def answer(self, request, on_progress: AnswerProgress | None = None,
                given_up: Callable[[], str] = lambda: '') -> Outcome:
@@ -75,12 +82,14 @@ class Answering:
         :param on_progress: takes (stage, share done, text so far), in the worker's thread.
         :param given_up: asked every few ms; a reason it returns cancels the question.
         """
-        ticket = None
+        arrived = time.monotonic()
         try:
-            question = Question.of(request)
-            ticket = self._worker.submit(
-                lambda t: self._work(t, question, on_progress), question.deadline)
-            self._attend(ticket, given_up)
+            question = Question.of(request, self._limits)
+            self._model.session.check_sizes([(m.height, m.width) for m in question.images])
+            with self._room_for(question):
+                ticket = self._worker.submit(
+                    lambda t: self._work(t, question, on_progress), question.deadline, arrived)
+                self._attend(ticket, given_up)
             if ticket.error is not None:
                 raise ticket.error
             if ticket.result is None:
@@ -94,6 +103,22 @@ class Answering:
             return Outcome(error.answer, str(error), cancelled=True)
         except Exception as error:
             return Outcome(None, self.note(error))
+
+    @contextlib.contextmanager
+    def _room_for(self, question: Question) -> Iterator[None]:
+        """Count the question's images among those that wait. Raises QueueFullError."""
+        nbytes, most = question.nbytes, self._settings.max_waiting_mb << 20
+        with self._lock:
+            if self._waiting_bytes + nbytes > most:
+                raise QueueFullError(
+                    f'the images of waiting questions take {_mib(self._waiting_bytes)} MiB, with '
+                    f"this one's {_mib(nbytes)} more than {most >> 20} (max_waiting_mb)")
+            self._waiting_bytes += nbytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting_bytes -= nbytes
 
     def note(self, error: Exception) -> str:
         """Enter a failure in the tally; return the line the asker gets."""
@@ -128,12 +153,18 @@ class Answering:
         began = time.monotonic()
         elapsed = elapsed or (lambda: time.monotonic() - began)
         queued = elapsed()
-        view = self._look(question, asked_about)
+        def check() -> None:
+            if reason := cancelled():
+                raise CancelledError(reason)
+            if question.deadline is not None and elapsed() > question.deadline:
+                raise LateError(
+                    f'the deadline of {question.deadline:g} s passed before the question could be '
+                    f'looked at (it waited {queued:.2f} s)')
+
+        view = self._look(question, asked_about, check)
         converting = elapsed() - queued
         remaining = None if question.deadline is None else question.deadline - elapsed()
-        if remaining is not None and remaining <= 0:
-            raise LateError(f'the deadline of {question.deadline:g} s passed before the question '
-                            f'could be looked at (it waited {queued:.2f} s)')
+        check()
         options = {
             'max_new_tokens': question.max_new_tokens or self._settings.max_new_tokens,
             'deadline': remaining, 'on_progress': on_progress,
@@ -183,14 +214,29 @@ class Answering:
         while not ticket.wait(_POLL):
             reason, remaining = given_up(), ticket.remaining()
             if reason and not self._worker.withdraw(ticket, reason):
-                ticket.cancelled = reason
-            if remaining is not None and remaining <= 0 and self._worker.withdraw(ticket, 'late'):
+                ticket.cancel(reason)
+            if ticket.cancelled and time.monotonic() > ticket.cancelled_at + _GRACE:
+                raise CancelledError(ticket.cancelled)
+            if remaining is None or remaining > 0:
+                continue
+            if self._worker.withdraw(ticket, 'late'):
                 raise LateError(f'the deadline of {ticket.deadline:g} s passed before the '
                                 'question could be looked at: others were being answered')
+            if remaining < -_GRACE:
+                ticket.cancel('late')
+                waited = self._model.session.read_under_way()
+                raise LateError(f'the deadline of {ticket.deadline:g} s passed before the first '
+                                'word of the answer' + (f': a read from flash has been under way '
+                                                        f'for {waited:.1f} s' if waited else ''))
 
-    def _look(self, question: Question, asked_about: tuple | None) -> _View:
+    def _look(self, question: Question, asked_about: tuple | None,
+              check: Callable[[], None]) -> _View:
+        """`check`: called between two images; may raise."""
         if question.images:
-            images = [to_rgb(message) for message in question.images]
+            images = []
+            for message in question.images:
+                check()
+                images.append(to_rgb(message, self._limits))
             return _View([m.header for m in question.images], [''] * len(images), images)
         stream = self._model.stream
         if stream is None:
@@ -213,7 +259,7 @@ class Answering:
         """Return a camera's frame as uint8 [height, width, 3]. Raises ConversionError."""
         camera = self._cameras[frame.camera]
         try:
-            image = to_rgb(frame.message)
+            image = to_rgb(frame.message, self._limits)
         except ConversionError as error:
             camera.looked_at(_line(error))
             raise
@@ -237,6 +283,10 @@ class Answering:
 def _refuse_again(frames: list[Frame], asked_about: tuple | None):
     if _known(frames) == asked_about:
         raise NothingNewError('asked about these frames already')
+
+
+def _mib(nbytes: int) -> str:
+    return f'{nbytes / (1 << 20):.1f}'
 
 
 def _line(error: BaseException) -> str:

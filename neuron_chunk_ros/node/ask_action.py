@@ -14,7 +14,7 @@ from neuron_chunk_ros.node.qos import QUESTIONS
 from neuron_chunk_ros.node.question import Outcome
 from neuron_chunk_ros.node.waiting import Gone
 
-# Results wait this long for who asked to fetch them [s]; a goal's images stay in memory as long.
+# Results wait this long for who asked to fetch them [s].
 _RESULT_TIMEOUT = 30
 
 
@@ -48,6 +48,7 @@ class AskAction:
         gone = Gone(lambda: self._node.count_subscribers(self._feedback_topic))
         outcome = self._answer(goal.request, report, lambda: (
             'cancelled by who asked' if goal.is_cancel_requested else gone()))
+        goal.request.images = []  # rclpy keeps the goal as long as its result
         if goal.is_cancel_requested:
             goal.canceled()
         elif outcome.answer is None or outcome.cancelled:

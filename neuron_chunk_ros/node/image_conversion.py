@@ -7,14 +7,17 @@ so sizes are checked, and row padding is taken off, before either sees it. OpenC
 neither of them knows: compressed images and the planar formats.
 """
 
+import io
 import re
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import PIL.Image
 from sensor_msgs.msg import CompressedImage, Image
 
 from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
 
 # Bytes a pixel has.
 PACKED = {
@@ -26,6 +29,7 @@ PACKED = {
 # of a line.
 PLANAR = {'nv12': (0.5, 1), 'nv21': (0.5, 1), 'nv24': (1, 2)}
 ENCODINGS = (*PACKED, *PLANAR)
+_CODED = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM')  # of compressed images
 # Names that cv_bridge or rosbags-image know a format by when the message uses a younger one.
 _SYNONYMS = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2', '8UC1': 'mono8'}
 # Y, U, V, 1 to R, G, B: BT.601 in limited range, as OpenCV has it for the other YUV formats.
@@ -144,7 +148,24 @@ def _raw_to_rgb(message: Image) -> np.ndarray:
     return _packed_to_rgb(encoding, rows)
 
 
-def _compressed_to_rgb(message: CompressedImage) -> np.ndarray:
+def _check_pixels(width: int, height: int, limits: Limits):
+    if width * height > limits.megapixels * 1e6:
+        raise ConversionError(f'image has {width} x {height} pixels, {limits.megapixels:g} '
+                              'million are allowed (max_megapixels)')
+
+
+def _told_size(data: np.ndarray) -> tuple[int, int] | None:
+    """Return (width, height) that a coded image tells of itself; None where it isn't one."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=_CODED) as told:
+            return told.size
+    except PIL.Image.DecompressionBombError:
+        return 1 << 31, 1 << 31
+    except Exception:  # whatever its parsers raise
+        return None
+
+
+def _compressed_to_rgb(message: CompressedImage, limits: Limits) -> np.ndarray:
     described = _quoted(message.format) if message.format else 'no format given'
     if 'compressedDepth' in message.format:
         raise ConversionError(f'image format {described} is depth, not a picture: point the node '
@@ -155,7 +176,10 @@ def _compressed_to_rgb(message: CompressedImage) -> np.ndarray:
                               'short: its end is missing')
     # Unchanged: JPEG's own rotation tag is not followed, for image_transport doesn't either, and
     # camera_info is about the pixels as they lie.
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    size = _told_size(data)
+    if size is not None:  # fifty bytes may tell of a billion pixels
+        _check_pixels(*size, limits)
+    image = None if size is None else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ConversionError(f"compressed image ({described}, {data.size} bytes) can't be "
                               'decoded: publish jpeg or png')
@@ -177,17 +201,19 @@ def _is_cut_jpeg(data: np.ndarray) -> bool:
     return coded.startswith(b'\xff\xd8') and coded.rfind(b'\xff\xd9') < coded.rfind(b'\xff\xda')
 
 
-def to_rgb(message: Image | CompressedImage) -> np.ndarray:
+def to_rgb(message: Image | CompressedImage, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """Convert a message to uint8 [height, width, 3], RGB.
 
     The array may be a read-only view of the message's data. Transparency is dropped.
 
+    :param limits: what is larger is refused before it is decoded.
     :raises ConversionError: unknown encoding, empty image, sizes that don't fit each other,
         undecodable data.
     """
     try:
         if isinstance(message, CompressedImage):
-            return _compressed_to_rgb(message)
+            return _compressed_to_rgb(message, limits)
+        _check_pixels(message.width, message.height, limits)
         return _raw_to_rgb(message)
     except ConversionError:
         raise

@@ -53,7 +53,8 @@ def open_session(settings: Settings, on_progress: Callable[[float], None] | None
             max_context=settings.max_context, on_drive_fault=settings.on_drive_fault,
             device=settings.device, backend=settings.io_backend,
             direct=settings.direct_io, threads=settings.io_threads,
-            queue_depth=settings.io_queue_depth, on_progress=on_progress)
+            queue_depth=settings.io_queue_depth, limits=settings.limits(),
+            read_timeout=settings.read_timeout, on_progress=on_progress)
     except ValueError as error:  # such as a device this machine lacks
         raise ParameterError(str(error)) from None
 

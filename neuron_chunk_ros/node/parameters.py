@@ -64,6 +64,12 @@ PARAMETERS = (
               choices=('auto', 'on', 'off')),
     Parameter('io_threads', 6, "Reading threads of the 'threads' back end.", span=(1, 64)),
     Parameter('io_queue_depth', 128, 'Requests the device is given at a time.', span=(1, 1024)),
+    Parameter('read_timeout', 10.0, "Seconds after which a read that doesn't come back ends the "
+              'answer, where nothing is held that stands in for it.', span=(0.1, 3600.0)),
+    Parameter('max_side_file_mb', 64, 'Size of a tokenizer or vocabulary file in the bundle '
+              '[MiB].', span=(1, 1024)),
+    Parameter('max_template_seconds', 2.0, "Processor time that the bundle's chat template may "
+              'take [s].', span=(0.1, 60.0)),
     # cameras
     Parameter('mode', 'snapshot', 'snapshot: a question looks at the newest frame of each camera. '
               'stream: frames go through the decoder as they come, a question adds its own words.',
@@ -85,6 +91,12 @@ PARAMETERS = (
           span=(1, 4096)),
     Parameter('queue_limit', 4, 'Questions that may wait while one is being answered; more are '
               'refused.', span=(1, 64), when=When.START),
+    Parameter('max_images', 32, 'Images that a question may bring.', span=(1, 1024)),
+    Parameter('max_megapixels', 32.0, "Pixels of a question's images together, and of a camera's "
+              'frame [million].', span=(0.001, 1000.0)),
+    Parameter('max_prompt_bytes', 16384, 'Bytes that a prompt may have.', span=(1, 1 << 20)),
+    Parameter('max_waiting_mb', 256, 'Memory that the images of all waiting questions may take as '
+              'they come [MiB]; more are refused.', span=(1, 1 << 16)),
     _live('watch', [''], 'Standing prompts, asked again and again; answers go to ~/answer.'),
     _live('watch_rate', 0.0, 'How often the standing prompts are asked [Hz]; 0: at each frame.',
           span=(0.0, 1000.0)),

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.limits import Limits, check_images, check_length
 
 MAX_TOKENS = 4096
+MAX_CAMERAS = 64
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Question:
     refuse_late: bool = False
     standing: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images, as they came."""
+        return sum(len(image.data) for image in self.images)
+
     @classmethod
-    def of(cls, request) -> 'Question':
+    def of(cls, request, limits: Limits) -> 'Question':
         """Check a Query request or an Ask goal. Raises RequestError."""
         if not request.prompt.strip():
             raise RequestError('the prompt is empty: ask something')
+        check_length(request.prompt, limits)
+        check_images([(image.height, image.width) for image in request.images], limits)
         if not math.isfinite(request.deadline) or request.deadline < 0:
             raise RequestError(f'deadline is {request.deadline:g} s: give seconds from the '
                                "request's arrival, or 0 for no limit")
@@ -36,6 +45,9 @@ class Question:
                                f"{MAX_TOKENS}, or 0 for the node's own limit")
         if request.images and request.cameras:
             raise RequestError('the question has images and names cameras: give one of them')
+        if len(request.cameras) > MAX_CAMERAS:
+            raise RequestError(f'the question names {len(request.cameras)} cameras, '
+                               f'{MAX_CAMERAS} are allowed')
         return cls(request.prompt, tuple(request.images), tuple(request.cameras),
                    request.deadline or None, request.max_new_tokens, request.refuse_late)
 

@@ -17,6 +17,7 @@ from rclpy.node import Node
 
 from neuron_chunk_ros.chunking import check_request
 from neuron_chunk_ros.errors import NeuronChunkError
+from neuron_chunk_ros.limits import Limits
 from neuron_chunk_ros.node.parameters import PARAMETERS, Parameter, When, wanted
 
 # rclpy's errors carry the value they refuse only in their text.
@@ -44,6 +45,12 @@ class Settings:
     def now(self) -> 'Settings':
         """Return this moment's values; they stay."""
         return Settings(**self._values)
+
+    def limits(self) -> Limits:
+        """Return what strangers may ask for."""
+        return Limits(images=self.max_images, megapixels=self.max_megapixels,
+                      prompt_bytes=self.max_prompt_bytes, side_file_mb=self.max_side_file_mb,
+                      template_seconds=self.max_template_seconds)
 
     def replace(self, other: 'Settings'):
         """Take over the other's values, all at once."""

@@ -30,12 +30,15 @@ class Load:
 class Ticket:
     """A question's place in the queue."""
 
-    def __init__(self, work: Callable[['Ticket'], object], deadline: float | None):
-        self.arrived = time.monotonic()
+    def __init__(self, work: Callable[['Ticket'], object], deadline: float | None,
+                 arrived: float | None = None):
+        """`arrived`: on the monotonic clock; None: now."""
+        self.arrived = time.monotonic() if arrived is None else arrived
         self.deadline = deadline
         self.result: object = None
         self.error: BaseException | None = None
-        self.cancelled = ''
+        self.cancelled = ''  # why
+        self.cancelled_at = 0.0  # on the monotonic clock
         self._work = work
         self._done = threading.Event()
 
@@ -46,6 +49,11 @@ class Ticket:
     def remaining(self) -> float | None:
         """Seconds left until the deadline, None without one."""
         return None if self.deadline is None else self.deadline - self.elapsed()
+
+    def cancel(self, reason: str):
+        """Have the work end soon, or not begin; the first reason is kept."""
+        if not self.cancelled:
+            self.cancelled, self.cancelled_at = reason, time.monotonic()
 
     def run(self):
         """Do the work; what it raises is kept for whoever waits."""
@@ -85,10 +93,12 @@ class Worker:
         self._thread = threading.Thread(target=self._serve, name='vlm_worker', daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Ticket], object], deadline: float | None = None) -> Ticket:
+    def submit(self, work: Callable[[Ticket], object], deadline: float | None = None,
+               arrived: float | None = None) -> Ticket:
         """Queue a question and return at once.
 
-        :param deadline: seconds from now, None for no limit.
+        :param deadline: seconds from its arrival, None for no limit.
+        :param arrived: on the monotonic clock; None: now.
         :raises QueueFullError: too many are waiting, or the worker is closing.
         """
         with self._changed:
@@ -98,7 +108,7 @@ class Worker:
                 raise QueueFullError(
                     f'busy: {len(self._questions)} questions are waiting already (queue_limit); '
                     'ask again later')
-            ticket = Ticket(work, deadline)
+            ticket = Ticket(work, deadline, arrived)
             self._questions.append(ticket)
             self._changed.notify()
         return ticket
@@ -132,7 +142,7 @@ class Worker:
             if ticket not in self._questions:
                 return False
             self._questions.remove(ticket)
-            ticket.cancelled = reason
+            ticket.cancel(reason)
         ticket.run()
         return True
 
@@ -144,7 +154,7 @@ class Worker:
             self._chores.clear()
             self._since.clear()
             for ticket in (*waiting, *([running] if running else [])):
-                ticket.cancelled = reason
+                ticket.cancel(reason)
         for ticket in waiting:
             ticket.run()
         return len(waiting) + (running is not None)

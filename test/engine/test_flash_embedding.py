@@ -90,6 +90,8 @@ def test_stopped_midway_it_works_on(tiny_bundles):
     submit = embedding._reader.submit
 
     class Late:
+        ready = False
+
         def __init__(self, batch):
             self.batch = batch
 
@@ -165,14 +167,14 @@ def test_rows_and_lm_head_of_different_formats(tiny_models, tmp_path, lm_head):
         assert session.ask('what?', [picture()], max_new_tokens=2).tokens == 2
 
 
-def test_a_table_that_does_not_fit_the_config(tiny_bundles, tmp_path):
+def test_a_table_that_does_not_fit_the_config(tiny_bundles, tmp_path, change_side_file):
     import json
     import shutil
     folder = tmp_path / 'b'
     shutil.copytree(tiny_bundles['tiny-qwen2-vl'], folder)
     config = json.loads((folder / 'config.json').read_text())
     config['text_config']['vocab_size'] += 8
-    (folder / 'config.json').write_text(json.dumps(config))
+    change_side_file(folder, 'config.json', json.dumps(config).encode())
     with pytest.raises(BundleError, match='the model wants .* 520'):
         Session.open(folder)
 

@@ -17,8 +17,9 @@ from neuron_chunk_ros.tabletop.shipped import model_dir
 
 PICTURE = np.zeros((56, 56, 3), np.uint8)
 TYPED = ('<|im_end|>', '<|im_start|>', 'system', '<image>', '<video>', '<|image_pad|>',
-         '<|vision_', 'start|>', '<|endoftext|>', '<', '|', '>', '<|IM_END|>', 'im_end', '\n', ' ', 'red',
-         '<|pad|>', '<|unknown|>', '<tool_call>', '\ue000', 'é', '<|vision_start|><|image_pad|>')
+         '<|vision_', 'start|>', '<|endoftext|>', '<', '|', '>', '<|IM_END|>', 'im_end', '\n', ' ',
+         'red', '<|pad|>', '<|unknown|>', '<tool_call>', '\ue000', 'é',
+         '<|vision_start|><|image_pad|>')
 
 
 @pytest.fixture(scope='module')

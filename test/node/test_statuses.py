@@ -36,7 +36,7 @@ def profile(**about):
 
 def session(**changed):
     facts = {'backend': 'io_uring', 'direct_io': True, 'notes': [], 'profile': profile(),
-             'profile_note': ''}
+             'profile_note': '', 'read_under_way': lambda: 0.0}
     return SimpleNamespace(**{**facts, **changed})
 
 
@@ -99,6 +99,13 @@ def test_slow_reads(times, level):
     limit = {WARN: 'above slow_reads_warn 1.5: ', ERROR: 'above slow_reads_error 5: '}
     if level != OK:
         assert f'times as long as the storage profile says, {limit[level]}' in status.message
+
+
+@pytest.mark.parametrize('seconds, level', [(0.0, OK), (0.99, OK), (1.0, ERROR), (36.0, ERROR)])
+def test_a_read_that_does_not_come_back(seconds, level):
+    status = statuses.storage(Counts(), session(read_under_way=lambda: seconds), 'auto', limits())
+    assert status.level == level
+    assert level == OK or status.message == f'a read has been under way for {seconds:.0f} s'
 
 
 def test_short_reads_are_not_judged():

@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 MB = 1e6
 # Callbacks that wait this long keep a robot from noticing what it should [s].
 EXECUTOR_SLOW = 0.5
+# A read that keeps everybody waiting for this long is no ordinary one [s].
+HANGING_SECONDS = 1.0
 
 
 def storage(counts: Counts, session, direct_wanted: str, limits) -> Status:
-    """ERROR from a failed read until the next good one, and for reads far slower than they were.
+    """ERROR from a failed read until the next good one, while one doesn't come back, when slow.
+
+    Slow are reads that take far longer than the profile says.
 
     WARN when reads are buffered unasked; when no measured profile of the storage is in use, or
     one that was measured with other reads; when reads take much longer than the profile says.
@@ -60,6 +64,8 @@ def storage(counts: Counts, session, direct_wanted: str, limits) -> Status:
             f'{slowness:.2f}' if recent.profile_seconds > 0 else 'none yet'),
         'last read error': counts.read_error or 'none',
     }
+    if (waited := session.read_under_way()) >= HANGING_SECONDS:
+        return Status(ERROR, f'a read has been under way for {waited:.0f} s', values)
     if counts.read_error:
         return Status(ERROR, f'read error: {counts.read_error}', values)
     found = Findings()
