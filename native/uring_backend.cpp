@@ -143,7 +143,9 @@ class UringBackend : public Backend {
   // The kernel takes nothing any more: every read ends with its error, from now on at once. But
   // what it took before still fills its buffers, and completes without being asked.
   void refused(int error) {
+    Ticket ticket;
     for (bool waiting = true; waiting;) {
+      while (queue_.try_take(ticket)) queue_.finish(ticket, 0, error);
       reap();
       const std::uint64_t taken = prepared_ - io_uring_sq_ready(ring_.get());
       waiting = false;
@@ -157,7 +159,6 @@ class UringBackend : public Backend {
       }
       if (waiting) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    Ticket ticket;
     while (queue_.take(ticket)) queue_.finish(ticket, 0, error);
   }
 

@@ -11,8 +11,8 @@ FLOATS = [0.0, -0.0, 0.5, 1.0, -1.0, 1e-9, 3e4, 1e30, 1e300, 1.7e308, -1e300, 5e
           2.0**63, float('nan'), float('inf'), float('-inf')]
 WRONG = [None, 'x', b'x', '', 1.5, (), [], {}, [[]], [None], object(), 1j, np.float32(1),
          np.array(3), True, 'a\0b', '\udc80', range(3)]
-TYPES = ['f4', '>f4', 'f8', 'f2', 'i8', '>i8', 'i4', 'u8', 'u1', 'i1', '?', 'c8', 'O', 'U3', 'M8[s]',
-         'V4']
+TYPES = ['f4', '>f4', 'f8', 'f2', 'i8', '>i8', 'i4', 'u8', 'u1', 'i1', '?', 'c8', 'O', 'U3',
+         'M8[s]', 'V4']
 
 
 def pick(rng, values):
@@ -95,7 +95,8 @@ def described(value):
     if isinstance(value, np.ndarray):
         flags = ''.join(c for c, name in zip('CAW', ('C_CONTIGUOUS', 'ALIGNED', 'WRITEABLE'),
                                              strict=True) if value.flags[name])
-        some = ' '.join(map(str, value.reshape(-1)[:8].tolist())) if value.dtype.kind != 'V' else ''
+        some = [] if value.dtype.kind == 'V' else value.reshape(-1)[:8].tolist()
+        some = ' '.join(map(str, some))
         return f'array({value.dtype} {list(value.shape)} {list(value.strides)} {flags}: {some})'
     text = repr(value)
     return text if len(text) < 200 else f'{text[:200]}...'

@@ -14,6 +14,7 @@ from .watched import Finding
 MEMORY = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
 ADDRESS = MEMORY.ctypes.data
 OUT = np.zeros(1 << 20, np.uint8)
+FORMATS = [(8, 64), (4, 32), (4, 16), (3, 16), (2, 16), (5, 16), (6, 16)]  # bits, group
 ALWAYS_REFUSED = 1 << 57  # bytes from an address on that no process has
 
 
@@ -45,7 +46,7 @@ def _row_bytes(columns, bits, group):
 def packed_products(rng):
     tokens, rows = int(rng.integers(1, 9)), int(rng.integers(0, 40))
     widths = [int(n) for n in rng.integers(1, 300, rng.integers(1, 4))]
-    bits, group = hostile.pick(rng, [(8, 64), (4, 32), (4, 16), (3, 16), (2, 16), (5, 16), (6, 16)])
+    bits, group = hostile.pick(rng, FORMATS)
     first = int(rng.integers(0, 9))
     made = {'inputs': hostile.values(rng, (tokens, rows)), 'rows': ADDRESS + int(rng.integers(9)),
             'stride': sum(_row_bytes(n, bits, group) for n in widths), 'widths': widths,
@@ -77,7 +78,7 @@ def reach_of_packed(a):
 
 def unpack_rows(rng):
     rows, columns = int(rng.integers(0, 20)), int(rng.integers(1, 700))
-    bits, group = hostile.pick(rng, [(8, 64), (4, 32), (4, 16), (3, 16), (2, 16), (5, 16), (6, 16)])
+    bits, group = hostile.pick(rng, FORMATS)
     made = {'segment': ADDRESS + int(rng.integers(9)), 'stride': _row_bytes(columns, bits, group),
             'rows': rows, 'columns': columns, 'bits': bits, 'group': group,
             'out': OUT.ctypes.data, 'dtype': hostile.pick(rng, ['float32', 'bfloat16']),

@@ -13,31 +13,30 @@ import numpy as np
 from neuron_chunk_ros import _native
 
 from . import hostile
-from .watched import Finding
+from .watched import FOLDERS, Finding
 
 SIZE = 300_123
 CONTENT = np.random.default_rng(1).integers(0, 256, SIZE, np.uint8)
 REFUSALS = (ValueError, TypeError, _native.ReadError, MemoryError, OverflowError)
 BUFFERS = [1, 4096, 100_000, 2**21 + 1, 2**23]
 # Refused at once wherever it is run: more than any machine has.
-NO_BUFFER = [0, -1, -2**63, 2**46, 2**62, 2**63 - 1, 2**63 - 2**22, 2**63, 2**64, None, 'x', 1.5, []]
+NO_BUFFER = [0, -1, -2**63, 2**46, 2**62, 2**63 - 1, 2**63 - 2**22, 2**63, 2**64, None, 'x',
+             1.5, []]
 
 
 class Files:
-    """One file with known bytes, an empty one and, where they can be had, some huge hollow ones."""
+    """One file with known bytes, an empty one and, where they can be had, huge hollow ones."""
 
     def __init__(self):
-        self._folders = [tempfile.TemporaryDirectory(prefix='fuzz', dir='/var/tmp')]
-        if os.access('/dev/shm', os.W_OK):
-            self._folders.append(tempfile.TemporaryDirectory(prefix='fuzz', dir='/dev/shm'))
-        folder = Path(self._folders[0].name)
+        folders = [Path(tempfile.mkdtemp(dir=folder)) for folder in FOLDERS]
+        folder = folders[0]
         self.known, self.empty = folder / 'known', folder / 'empty'
         CONTENT.tofile(self.known)
         self.empty.touch()
         self.hollow = []
-        for place in self._folders:
+        for place in folders:
             for power in (62.9999, 62, 43):
-                path = Path(place.name) / f'hollow{power}'
+                path = place / f'hollow{power}'
                 path.touch()
                 try:
                     os.truncate(path, int(2**power))
@@ -54,12 +53,13 @@ class Files:
                     '/proc/self/mem', '/dev/null', '/proc/self/status']
 
 
-FILES = Files()
+FILES = Files() if FOLDERS else None  # the watcher itself needs none
 
 
 def _paths(rng):
     if rng.random() < 0.1:
-        return hostile.pick(rng, [[], [b'x'], [None], 'x', None, [1], [[]], [str(FILES.known)] * 40])
+        return hostile.pick(rng, [[], [b'x'], [None], 'x', None, [1], [[]],
+                                  [str(FILES.known)] * 40])
     paths = [FILES.known]
     if rng.random() < 0.2:
         paths.append(FILES.empty)

@@ -3,6 +3,7 @@
 """Runs cases in a process of its own and says which one it was that ended, held or bloated it."""
 
 import argparse
+import contextlib
 import faulthandler
 import itertools
 import mmap
@@ -19,6 +20,9 @@ import numpy as np
 MOST_MB = 512  # what a run of cases may take beyond what its process took before them
 MOST_FINDINGS = 10
 _ROOM = 1 << 16
+_FOLDERS = 'NEURON_CHUNK_FUZZ_FOLDERS'
+# Where cases may write: on a drive first, then in memory; emptied by the watcher at the end.
+FOLDERS = [name for name in os.environ.get(_FOLDERS, '').split(os.pathsep) if name]
 
 
 class Finding(Exception):
@@ -84,7 +88,8 @@ def _watched(options, case, seconds, patience, once):
         try:
             done = subprocess.run(
                 command + ['--once'] * once, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                errors='replace', text=True, timeout=seconds + 120)
+                errors='replace', text=True, timeout=seconds + 120,
+                env=os.environ | {_FOLDERS: os.pathsep.join(options.folders)})
         except subprocess.TimeoutExpired:
             at, call = Board(file.name).read()
             return at + 1, call, 'the process did not end'
@@ -112,6 +117,15 @@ def main(run_case, about):
     if options.board:
         print(_work(run_case, options))
         return
+    with contextlib.ExitStack() as stack:
+        options.folders = [
+            stack.enter_context(tempfile.TemporaryDirectory(prefix='fuzz', dir=folder))
+            for folder in ('/var/tmp', '/dev/shm') if os.access(folder, os.W_OK)]
+        sys.exit(_watch(options) > 0)
+
+
+def _watch(options):
+    """Start processes until the time is over; returns how many of their cases were found bad."""
     case, findings, slow = options.case, 0, 0
     end = time.monotonic() + options.seconds
     while findings < MOST_FINDINGS and (case == options.case or not options.once):
@@ -129,4 +143,4 @@ def main(run_case, about):
                   f'--once\n{call}\n{found}', flush=True)
     print(f'{os.path.basename(sys.argv[0])}: seed {options.seed}, {case - options.case} cases, '
           f'{findings} found' + f', {slow} slow once' * bool(slow))
-    sys.exit(findings > 0)
+    return findings
