@@ -22,7 +22,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow icarus tools venv build lint format clean help
+.PHONY: demo test test-slow sanitize icarus tools venv build lint format clean help
 
 demo: build  ## Ask the shipped model 24 questions over ROS 2, its weights read from flash
 	@$(BIN)/neuron_chunk_demo $(ARGS)
@@ -35,6 +35,9 @@ test: lint icarus  ## Lint, then the tests of minutes; ARGS goes to pytest: make
 
 test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
 	@$(BIN)/pytest -m slow -o faulthandler_timeout=900 --durations=10 $(ARGS)
+
+sanitize: build  ## The native core under address, undefined-behaviour and thread sanitizers
+	@PYTHON='$(BIN)/python' tools/sanitize.sh
 
 tools:
 	@PYTHON='$(PYTHON)' tools/check_tools.sh

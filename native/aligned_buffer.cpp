@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <limits>
 #include <new>
 #include <stdexcept>
 
@@ -20,7 +19,9 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 AlignedBuffer::AlignedBuffer(std::ptrdiff_t nbytes, bool huge_pages) : nbytes_(nbytes) {
   if (nbytes <= 0) throw std::invalid_argument("a buffer needs a positive number of bytes");
   const auto wanted = static_cast<std::size_t>(nbytes);
-  if (wanted > std::numeric_limits<std::ptrdiff_t>::max() - 2 * kHugePage) throw std::bad_alloc();
+  // Where memory is handed out beyond what there is, touching it would end the process.
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  if (wanted / page >= static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES))) throw std::bad_alloc();
   mapped_ = (wanted + kHugePage - 1) / kHugePage * kHugePage;
 
   // mmap aligns to a page only: map one huge page more and give back what hangs over.
@@ -42,7 +43,6 @@ AlignedBuffer::AlignedBuffer(std::ptrdiff_t nbytes, bool huge_pages) : nbytes_(n
   madvise(data_, mapped_, MADV_WIPEONFORK);
 
   // Touched now, so that no read ever waits for a page fault.
-  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   for (std::size_t at = 0; at < mapped_; at += page) {
     *reinterpret_cast<volatile unsigned char*>(data_ + at) = 0;
   }

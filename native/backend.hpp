@@ -5,9 +5,11 @@
 
 #include <signal.h>
 
+#include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "job_queue.hpp"
 
@@ -56,6 +58,22 @@ class SignalsBlocked {
 
  private:
   sigset_t before_;
+};
+
+// What says "again" is asked again, but not for ever: most of the times a millisecond later.
+class Again {
+ public:
+  // False once it has been too often.
+  bool once_more() {
+    if (++count_ > kMost) return false;
+    if (count_ > kAtOnce) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return true;
+  }
+
+ private:
+  static constexpr int kAtOnce = 100;
+  static constexpr int kMost = 1000;
+  int count_ = 0;
 };
 
 // What a read that returned short means, the same for every back end.

@@ -18,9 +18,9 @@
 namespace neuron_chunk {
 namespace {
 
-using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using DoubleArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
-using Indices = py::array_t<std::int64_t, py::array::c_style>;
+using FloatArray = py::array_t<float, kPlain | py::array::forcecast>;
+using DoubleArray = py::array_t<double, kPlain | py::array::forcecast>;
+using Indices = py::array_t<std::int64_t, kPlain>;
 
 py::array_t<std::int64_t> to_array(const std::vector<Interval>& intervals) {
   static_assert(sizeof(Interval) == 2 * sizeof(std::int64_t), "a row of the array");
@@ -130,7 +130,30 @@ RowType row_type(const std::string& name) {
                               "'");
 }
 
+// Never converted: what is written must reach the caller.
 using Floats = py::array_t<float, py::array::c_style>;
+
+const float* floats_of(const Floats& array, const char* name) {
+  const float* const data = array.data();
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0) {
+    throw std::invalid_argument(std::string(name) + " must lie at a multiple of 4 bytes");
+  }
+  return data;
+}
+
+float* sums_of(Floats& array) {
+  floats_of(array, "out");
+  return array.mutable_data();  // throws where it may not be written
+}
+
+// Of `count` pieces, `stride` bytes apart, no address is beyond what there are addresses of.
+void expect_addresses(std::int64_t count, std::int64_t stride, const char* what) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 56;
+  std::int64_t nbytes = 0;
+  if (__builtin_mul_overflow(count, stride, &nbytes) || nbytes > kMost || nbytes < -kMost) {
+    throw std::invalid_argument(std::string(what) + " would leave what addresses can reach");
+  }
+}
 
 void row_products(const Floats& inputs, std::uintptr_t weights, const std::string& dtype,
                   std::int64_t count, std::int64_t columns, Floats& out, int threads) {
@@ -150,9 +173,9 @@ void row_products(const Floats& inputs, std::uintptr_t weights, const std::strin
     throw std::invalid_argument("weights must be the aligned address of the first row");
   }
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
-  product.inputs = inputs.data();
+  product.inputs = floats_of(inputs, "inputs");
   product.weights = reinterpret_cast<const void*>(weights);
-  product.out = out.mutable_data();  // throws where it may not be written
+  product.out = sums_of(out);
   product.tokens = inputs.shape(0);
   product.count = count;
   product.columns = columns;
@@ -171,6 +194,10 @@ Segment segment_of(std::uintptr_t data, std::int64_t stride, std::int64_t rows,
   if (group != 16 && (group < 32 || group % 32 != 0)) {
     throw std::invalid_argument("group must be 16 or a multiple of 32");
   }
+  // A kernel looks a few rows ahead.
+  expect_addresses(std::max<std::int64_t>(rows, 64), stride, "rows");
+  expect_addresses(columns, bits, "a row");
+  group = std::min(group, (columns + 31) / 32 * 32);  // one scale, then, for all columns
   const Segment made{
       reinterpret_cast<const std::uint8_t*>(data), stride, rows, columns, group, bits};
   if (stride < made.value_bytes()) throw std::invalid_argument("the stride is shorter than a row");
@@ -224,11 +251,15 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
   if (widths.empty()) throw std::invalid_argument("a row must have a segment");
   const std::int64_t rows = inputs.shape(1);
   const PackedKernel chosen = kernel_of(kernel);
-  float* const sums = out.mutable_data();  // throws where it may not be written
+  float* const sums = sums_of(out);
   std::vector<PackedPart> parts;
   // Bytes from the beginning of a row, of its base and of its refinement.
   std::int64_t at = 0, scales_at = 0, finer_at = 0, column = first;
   for (const std::int64_t columns : widths) {
+    if (columns < 1) throw std::invalid_argument("a segment must have columns");
+    if (column < 0 || columns > out.shape(1) || column > out.shape(1) - columns) {
+      throw std::invalid_argument("the segments' columns don't fit out");
+    }
     PackedPart part{segment_of(data, stride, rows, columns, bits, group), {}, finer != 0, nullptr};
     part.segment.data += at;
     part.segment.unit = unit;
@@ -249,9 +280,6 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
       part.segment.unit = unit / static_cast<float>(1 << finer_bits);
       finer_at += part.finer.value_bytes();
     }
-    if (column < 0 || column > out.shape(1) - columns) {
-      throw std::invalid_argument("the segments' columns don't fit out");
-    }
     part.out = sums + column;
     column += columns;
     parts.push_back(part);
@@ -260,7 +288,7 @@ void packed_products(const Floats& inputs, std::uintptr_t data, std::int64_t str
       (finer != 0 && finer_stride < finer_at)) {
     throw std::invalid_argument("the stride is shorter than a row");
   }
-  const float* const values = inputs.data();
+  const float* const values = floats_of(inputs, "inputs");
   const std::int64_t tokens = inputs.shape(0), out_stride = out.shape(1);
   py::gil_scoped_release release;
   add_packed_products(parts, values, tokens, out_stride, threads, chosen);
@@ -285,6 +313,8 @@ void unpack_rows(std::uintptr_t data, std::int64_t stride, std::int64_t rows, st
   if (out == 0 || out % item != 0 || out_stride < columns) {
     throw std::invalid_argument("out must be the aligned address of a matrix");
   }
+  expect_addresses(rows, out_stride, "out");
+  expect_addresses(rows * out_stride, static_cast<std::int64_t>(item), "out");
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   py::gil_scoped_release release;
   const bool whole = type == RowType::kFloat32;
@@ -302,10 +332,11 @@ py::tuple round_to_integers(const Floats& values, int bits, std::int64_t group,
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   expect_vector(shrinks, "shrinks");
   const py::ssize_t rows = values.shape(0), columns = values.shape(1);
+  group = std::min<std::int64_t>(group, std::max<py::ssize_t>(columns, 1));
   const py::ssize_t groups = (columns + group - 1) / group;
   py::array_t<std::int8_t> integers({rows, columns});
   py::array_t<float> scales({rows, groups});
-  const Rounding rounding{values.data(),
+  const Rounding rounding{floats_of(values, "values"),
                           rows,
                           columns,
                           group,
@@ -334,9 +365,10 @@ void magnitudes(std::uintptr_t data, const std::string& dtype, std::int64_t stri
       (tokens > 1 && stride < rows * item)) {
     throw std::invalid_argument("the activations must be the aligned address of a matrix");
   }
+  expect_addresses(tokens, stride, "activations");
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
-  float* const sums = out.mutable_data();  // throws where it may not be written
-  const float* const wanted = weights.data();
+  float* const sums = sums_of(out);
+  const float* const wanted = floats_of(weights, "weights");
   const std::int64_t kinds = weights.shape(0);
   py::gil_scoped_release release;
   sum_magnitudes({reinterpret_cast<const void*>(data), stride, type, tokens, rows}, wanted, kinds,
@@ -349,6 +381,12 @@ void gather(std::uintptr_t source, std::int64_t source_stride, std::int64_t widt
   const ExtentView wanted = view(rows);
   static_assert(sizeof(Run) == sizeof(Extent), "a run is a row of the array");
   const Run* const runs = reinterpret_cast<const Run*>(wanted.data);
+  if (width < 0 || room < 0 || tokens < 0 || item < 1 || source_stride < 0 || target_stride < 0) {
+    throw std::invalid_argument("source and target must be matrices");
+  }
+  expect_addresses(width, item, "a row");
+  expect_addresses(room, item, "a row");
+  expect_addresses(tokens, std::max(source_stride, target_stride), "rows");
   std::int64_t left = room;
   for (std::size_t i = 0; i < wanted.count; ++i) {
     const Run run = runs[i];
@@ -358,8 +396,7 @@ void gather(std::uintptr_t source, std::int64_t source_stride, std::int64_t widt
     if ((left -= run.count) < 0) throw std::invalid_argument("the runs don't fit the room");
   }
   if (tokens == 0 || room == 0) return;
-  if (source == 0 || target == 0 || tokens < 0 || item < 1 || source_stride < 0 ||
-      target_stride < room * item) {
+  if (source == 0 || target == 0 || target_stride < room * item) {
     throw std::invalid_argument("source and target must be matrices");
   }
   const Gather copy{reinterpret_cast<const char*>(source),
@@ -376,6 +413,7 @@ void gather(std::uintptr_t source, std::int64_t source_stride, std::int64_t widt
 }  // namespace
 
 void bind_numbers(py::module_& m) {
+  best_packed_kernel();  // chosen now: a fork while it is chosen would leave the child waiting
   m.def("row_products", &row_products, py::arg("inputs").noconvert(), py::arg("weights"),
         py::arg("dtype"), py::arg("count"), py::arg("columns"), py::arg("out").noconvert(),
         py::arg("threads"),

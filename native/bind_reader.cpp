@@ -96,9 +96,36 @@ DirectMode direct_mode(const std::string& name) {
   throw std::invalid_argument("direct must be 'auto', 'on' or 'off', not '" + name + "'");
 }
 
-std::shared_ptr<Reader> open_reader(const std::vector<std::string>& paths,
+// A method that pybind11 calls with an object, never with None: a reference can't be that.
+template <typename Answer, typename Object>
+auto asked(Answer (Object::*method)() const) {
+  return [method](const Object& object) { return (object.*method)(); };
+}
+
+// What may hold a file's name, and so any bytes.
+py::str text(const std::string& bytes) {
+  PyObject* const made =
+      PyUnicode_DecodeFSDefaultAndSize(bytes.data(), static_cast<py::ssize_t>(bytes.size()));
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(made);
+}
+
+// The bytes of a file's name: of a str, bytes or os.PathLike. Throws what Python's open would.
+std::string file_name(const py::object& path) {
+  PyObject* bytes = nullptr;
+  if (PyUnicode_FSConverter(path.ptr(), &bytes) == 0) {
+    if (PyErr_ExceptionMatches(PyExc_ValueError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    throw std::invalid_argument("no file can have the name " + py::repr(path).cast<std::string>());
+  }
+  return py::reinterpret_steal<py::bytes>(bytes);
+}
+
+std::shared_ptr<Reader> open_reader(const std::vector<py::object>& given,
                                     const std::string& backend, const std::string& direct,
                                     int threads, int queue_depth, std::int64_t max_request) {
+  std::vector<std::string> paths;
+  for (const py::object& path : given) paths.push_back(file_name(path));
   ReaderOptions options;
   options.backend = backend_choice(backend);
   options.direct = direct_mode(direct);
@@ -111,8 +138,8 @@ std::shared_ptr<Reader> open_reader(const std::vector<std::string>& paths,
 
 // A subclass of OSError with errno, strerror (one whole line), filename and offset.
 void raise_read_error(PyObject* type, const ReadFailure& failure) {
-  py::object error =
-      py::reinterpret_borrow<py::object>(type)(failure.error, failure.what(), failure.path);
+  py::object error = py::reinterpret_borrow<py::object>(type)(failure.error, text(failure.what()),
+                                                              text(failure.path));
   error.attr("offset") =
       failure.offset < 0 ? py::object(py::none()) : py::object(py::int_(failure.offset));
   PyErr_SetObject(type, error.ptr());
@@ -133,6 +160,8 @@ void bind_reader(py::module_& m) {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const ReadFailure& failure) {
       raise_read_error(read_error, failure);
+    } catch (const std::invalid_argument& misuse) {
+      PyErr_SetObject(PyExc_ValueError, text(misuse.what()).ptr());
     }
   });
 
@@ -141,7 +170,7 @@ void bind_reader(py::module_& m) {
       "Page-aligned (2 MiB) reusable memory in huge pages, touched once; numpy.frombuffer(buffer, "
       "'uint8') is a writable view. Raises ValueError and MemoryError.")
       .def(py::init<std::ptrdiff_t, bool>(), py::arg("nbytes"), py::arg("huge_pages") = true)
-      .def_property_readonly("nbytes", &AlignedBuffer::nbytes)
+      .def_property_readonly("nbytes", asked(&AlignedBuffer::nbytes))
       .def_buffer([](AlignedBuffer& buffer) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(buffer.data()), buffer.nbytes());
       });
@@ -166,16 +195,23 @@ void bind_reader(py::module_& m) {
       .def("wait_bytes", &wait_bytes, py::arg("bytes"), py::arg("timeout"),
            "Returns how many bytes are in place, in the extents' order, after at most `timeout` "
            "(and 0.05) seconds or once there are `bytes`. Fewer where `ready`: wait() says why.")
-      .def_property_readonly("ready", &Batch::ready, "Whether wait() would return at once.");
+      .def_property_readonly("ready", asked(&Batch::ready),
+                             "Whether wait() would return at once.");
 
   py::class_<Reader, std::shared_ptr<Reader>>(m, "Reader")
       .def(py::init(&open_reader), py::arg("paths"), py::arg("backend") = "auto",
            py::arg("direct") = "auto", py::arg("threads") = 6, py::arg("queue_depth") = 128,
            py::arg("max_request") = std::int64_t{1} << 20)
-      .def_property_readonly("backend", &Reader::backend)
-      .def_property_readonly("direct", &Reader::direct)
-      .def_property_readonly("block_size", &Reader::block_size)
-      .def_property_readonly("notes", &Reader::notes)
+      .def_property_readonly("backend", asked(&Reader::backend))
+      .def_property_readonly("direct", asked(&Reader::direct))
+      .def_property_readonly("block_size", asked(&Reader::block_size))
+      .def_property_readonly("notes",
+                             [](const Reader& reader) {
+                               py::list notes;
+                               for (const std::string& note : reader.notes())
+                                 notes.append(text(note));
+                               return notes;
+                             })
       .def(
           "capacity",
           [](Reader& reader, std::int64_t file, const ExtentArray& extents) {
@@ -183,7 +219,7 @@ void bind_reader(py::module_& m) {
             return reader.capacity(file, wanted.data, wanted.count);
           },
           py::arg("file"), py::arg("extents"))
-      .def("submit", &submit, py::arg("file"), py::arg("extents"), py::arg("buffer"),
+      .def("submit", &submit, py::arg("file"), py::arg("extents"), py::arg("buffer").none(false),
            py::arg("at") = 0)
       .def(
           "read",
@@ -192,8 +228,12 @@ void bind_reader(py::module_& m) {
             const BatchHolder batch = submit(reader, file, extents, std::move(buffer), at);
             return *wait(*batch, std::nullopt);
           },
-          py::arg("file"), py::arg("extents"), py::arg("buffer"), py::arg("at") = 0)
-      .def("close", &Reader::close, py::call_guard<py::gil_scoped_release>())
+          py::arg("file"), py::arg("extents"), py::arg("buffer").none(false), py::arg("at") = 0)
+      .def("close",
+           [](Reader& reader) {
+             py::gil_scoped_release release;
+             reader.close();
+           })
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", [](Reader& reader, const py::args&) {
         py::gil_scoped_release release;

@@ -19,7 +19,10 @@ namespace py = pybind11;
 void bind_reader(py::module_& m);   // buffers, batches, the reader
 void bind_numbers(py::module_& m);  // importance, selection, products
 
-using ExtentArray = py::array_t<std::int64_t, py::array::c_style>;
+// Where numpy has to convert an array it also moves it to where its numbers may lie.
+constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
+using ExtentArray = py::array_t<std::int64_t, kPlain>;
 
 struct ExtentView {
   const Extent* data;

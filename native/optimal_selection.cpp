@@ -48,7 +48,7 @@ double magnitude(float value) {
 
 void fill(Cells& cells, const float* importance, std::size_t count, const RunCosts& costs) {
   cells.rows = count;
-  cells.cell_rows = std::min(static_cast<std::size_t>(costs.cell_rows), count);
+  cells.cell_rows = static_cast<std::size_t>(costs.cell_rows);
   const std::size_t number = (count + cells.cell_rows - 1) / cells.cell_rows;
   cells.value.resize(number);
   cells.sums.resize(number + 1);
@@ -250,7 +250,8 @@ struct Scratch {
   return scratch;
 }
 
-void check(std::size_t count, const RunCosts& costs) {
+// A cell is no larger than the group.
+RunCosts checked(std::size_t count, RunCosts costs) {
   if (costs.cell_rows <= 0) throw std::invalid_argument("cell_rows must be positive");
   if (!(costs.run_cost >= 0.0) || !std::isfinite(costs.run_cost)) {
     throw std::invalid_argument("run_cost must be finite and not negative");
@@ -261,13 +262,19 @@ void check(std::size_t count, const RunCosts& costs) {
   if (count > std::numeric_limits<std::int32_t>::max()) {
     throw std::invalid_argument("more than 2^31 rows");
   }
+  const std::int64_t most = std::max<std::int64_t>(1, static_cast<std::int64_t>(count));
+  costs.cell_rows = std::min(costs.cell_rows, most);
+  if (!std::isfinite(costs.run_cost + costs.row_cost * static_cast<double>(most))) {
+    throw std::invalid_argument("run_cost and row_cost of all rows must add up to a number");
+  }
+  return costs;
 }
 
 }  // namespace
 
-OptimalSelection select_optimal(const float* importance, std::size_t count, const RunCosts& costs,
+OptimalSelection select_optimal(const float* importance, std::size_t count, const RunCosts& given,
                                 Target target, double value, int price) {
-  check(count, costs);
+  const RunCosts costs = checked(count, given);
   if (std::isnan(value)) throw std::invalid_argument("the budget is not a number");
   if (count == 0 || value <= 0.0) return {{}, price};
   Scratch& scratch = my_scratch();
@@ -323,8 +330,8 @@ OptimalSelection select_optimal(const float* importance, std::size_t count, cons
 }
 
 std::vector<FrontierPoint> frontier(const float* importance, std::size_t count,
-                                    const RunCosts& costs, std::size_t points) {
-  check(count, costs);
+                                    const RunCosts& given, std::size_t points) {
+  const RunCosts costs = checked(count, given);
   if (points == 0 || points > kLanes + 1) throw std::invalid_argument("points must be 1 to 17");
   if (count == 0) return {};
   Cells& cells = my_scratch().cells;

@@ -25,19 +25,27 @@ constexpr std::int64_t kRows = 16;     // added in one go: their sum is loaded a
 constexpr std::int64_t kFactors = 16;  // prepared together, one for each unit of columns
 // Tokens whose sums fit the registers: what rows stand for is then made once for them.
 #if defined(__AVX512F__)
-constexpr int kMostTokens = 8;
+constexpr int kTokensAtOnce = 8;
 constexpr int kLanes = 16;
-constexpr std::int64_t kRegisters = 16;  // for sums
+constexpr std::int64_t kSumsHeld = 16;
 #elif defined(__AVX2__)
-constexpr int kMostTokens = 4;
+constexpr int kTokensAtOnce = 4;
 constexpr int kLanes = 8;
-constexpr std::int64_t kRegisters = 8;
+constexpr std::int64_t kSumsHeld = 8;
 #else
-constexpr int kMostTokens = 4;
+constexpr int kTokensAtOnce = 4;
 constexpr int kLanes = 4;
-constexpr std::int64_t kRegisters = 16;
+constexpr std::int64_t kSumsHeld = 16;
 #endif
 constexpr int kParts = kBlock / kLanes;  // vectors in a block
+#if defined(NEURON_CHUNK_FEW_KERNELS)
+// For sanitizers, which would take minutes to compile them all: two blocks at a time or one.
+constexpr int kMostTokens = 2;
+constexpr std::int64_t kRegisters = 2 * kParts;
+#else
+constexpr int kMostTokens = kTokensAtOnce;
+constexpr std::int64_t kRegisters = kSumsHeld;  // for sums
+#endif
 
 using Floats [[gnu::vector_size(kLanes * sizeof(float))]] = float;
 
@@ -478,7 +486,8 @@ void add_some(const Segment& segment, const Segment* finer, const float* inputs,
               std::int64_t tokens, float* out, std::int64_t out_stride, std::int64_t begin,
               std::int64_t end) {
   // Rare ones are spared their kernels for more.
-  constexpr int kMost = kBits == 4 || kBits == 8 || kFine != 0 ? kMostTokens : 4;
+  constexpr int kMost =
+      kBits == 4 || kBits == 8 || kFine != 0 || kMostTokens < 4 ? kMostTokens : 4;
   for (std::int64_t token = 0; token < tokens; token += kMost) {
     const Part part{segment, finer, inputs + token * segment.rows, out + token * out_stride,
                     out_stride};

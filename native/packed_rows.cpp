@@ -27,8 +27,9 @@ float bfloat16_scale(double value, float least) {
 }
 
 [[gnu::always_inline]] inline float nearest(float value, float factor, float least) {
+  // In this order, what is not a number becomes `least`.
   const float rounded = std::nearbyint(value * factor);
-  return std::min(std::max(rounded, least), -least - 1.0F);
+  return std::min(std::max(least, rounded), -least - 1.0F);
 }
 
 // `width` values of one scale.

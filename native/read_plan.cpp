@@ -20,6 +20,44 @@ std::int64_t ceil_to(std::int64_t value, std::int64_t block) {
 
 }  // namespace
 
+template <typename Use>
+std::int64_t ReadPlan::each_run(const Extent* extents, std::size_t count, std::int64_t block,
+                                std::int64_t at, Use use) {
+  // Through the page cache bytes go where they are wanted at once.
+  const std::int64_t page = block > 1 ? std::max(block, kPage) : 1;
+  std::int64_t slot = at;
+  std::int64_t wanted = 0;
+  const Extent* const stop = extents + count;
+  for (const Extent* first = extents; first != stop;) {
+    if (first->length == 0) {
+      ++first;
+      continue;
+    }
+    const std::int64_t begin = floor_to(first->offset, block);
+    const std::int64_t packed = at + wanted;
+    std::int64_t end = first->offset + first->length;
+    wanted += first->length;
+    const Extent* last = first + 1;
+    for (; last != stop; ++last) {
+      if (last->length == 0) continue;
+      if (last->offset < end || floor_to(last->offset, block) > ceil_to(end, block)) break;
+      end = last->offset + last->length;
+      wanted += last->length;
+    }
+    const std::int64_t length = ceil_to(end, block) - begin;
+    if (floor_to(slot, page) + page < slot + length) slot = ceil_to(slot, page);
+    use(first, last, begin, end, slot, packed);
+    slot += length;
+    first = last;
+  }
+  return slot - at;
+}
+
+std::int64_t ReadPlan::capacity_of(const Extent* extents, std::size_t count, std::int64_t block,
+                                   std::int64_t at) {
+  return each_run(extents, count, block, at, [](auto...) {});
+}
+
 void ReadPlan::build(const Extent* extents, std::size_t count, std::int64_t block,
                      std::int64_t max_request, std::int64_t at) {
   at_ = at;
@@ -28,34 +66,14 @@ void ReadPlan::build(const Extent* extents, std::size_t count, std::int64_t bloc
   requests_.clear();
   moves_.clear();
   bytes_wanted_ = 0;
-
-  // Through the page cache bytes go where they are wanted at once.
-  const std::int64_t page = block > 1 ? std::max(block, kPage) : 1;
-  std::int64_t slot = at;
-  const Extent* const stop = extents + count;
-  for (const Extent* first = extents; first != stop;) {
-    if (first->length == 0) {
-      ++first;
-      continue;
-    }
-    const std::int64_t begin = floor_to(first->offset, block);
-    const std::int64_t packed = at + bytes_wanted_;
-    std::int64_t end = first->offset + first->length;
-    bytes_wanted_ += first->length;
-    const Extent* last = first + 1;
-    for (; last != stop; ++last) {
-      if (last->length == 0) continue;
-      if (last->offset < end || floor_to(last->offset, block) > ceil_to(end, block)) break;
-      end = last->offset + last->length;
-      bytes_wanted_ += last->length;
-    }
-    const std::int64_t length = ceil_to(end, block) - begin;
-    if (floor_to(slot, page) + page < slot + length) slot = ceil_to(slot, page);
-    add_run(first, last, begin, end, slot, packed);
-    slot += length;
-    first = last;
+  capacity_ = each_run(extents, count, block, at,
+                       [this](const Extent* first, const Extent* last, std::int64_t begin,
+                              std::int64_t end, std::int64_t slot, std::int64_t packed) {
+                         add_run(first, last, begin, end, slot, packed);
+                       });
+  for (const Extent* extent = extents; extent != extents + count; ++extent) {
+    bytes_wanted_ += extent->length;
   }
-  capacity_ = slot - at;
 }
 
 void ReadPlan::add_run(const Extent* first, const Extent* last, std::int64_t begin,

@@ -49,6 +49,10 @@ class ReadPlan {
   void build(const Extent* extents, std::size_t count, std::int64_t block,
              std::int64_t max_request, std::int64_t at);
 
+  // What capacity() of the plan for such extents would be, without making it.
+  static std::int64_t capacity_of(const Extent* extents, std::size_t count, std::int64_t block,
+                                  std::int64_t at);
+
   const std::vector<Request>& requests() const { return requests_; }
   const std::vector<Move>& moves() const { return moves_; }
   std::int64_t bytes_wanted() const { return bytes_wanted_; }
@@ -56,6 +60,10 @@ class ReadPlan {
   std::int64_t capacity() const { return capacity_; }
 
  private:
+  // use(first, last, begin, end, slot, packed) for each run; returns the buffer bytes used.
+  template <typename Use>
+  static std::int64_t each_run(const Extent* extents, std::size_t count, std::int64_t block,
+                               std::int64_t at, Use use);
   void add_run(const Extent* first, const Extent* last, std::int64_t begin, std::int64_t end,
                std::int64_t slot, std::int64_t packed);
   void add_move(std::size_t first_of_request, std::int64_t from, std::int64_t to,

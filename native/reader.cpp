@@ -14,6 +14,9 @@ namespace {
 
 constexpr int kMostThreads = 256;
 constexpr int kDeepestQueue = 4096;
+constexpr std::int64_t kLeastRequest = 512;
+// Of all extents together: far more than any buffer has, and no sum of them goes beyond 2^63.
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 56;
 
 std::string describe(const Extent& extent) {
   return "extent of " + std::to_string(extent.length) + " bytes at offset " +
@@ -32,8 +35,9 @@ Reader::Reader(const std::vector<std::string>& paths, const ReaderOptions& optio
   }
   set_ = open_files(paths, options.direct);
   if (!set_.note.empty()) notes_.push_back(set_.note);
-  if (options.max_request < set_.block || options.max_request > (std::int64_t{1} << 30)) {
-    throw std::invalid_argument("max_request must be " + std::to_string(set_.block) +
+  const std::int64_t least = std::max(set_.block, kLeastRequest);
+  if (options.max_request < least || options.max_request > (std::int64_t{1} << 30)) {
+    throw std::invalid_argument("max_request must be " + std::to_string(least) +
                                 " bytes to 1 GiB");
   }
   max_request_ = options.max_request - options.max_request % set_.block;
@@ -87,6 +91,7 @@ const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
                                 std::to_string(set_.files.size()));
   }
   const SourceFile& source = set_.files[static_cast<std::size_t>(file)];
+  std::int64_t wanted = 0;
   for (const Extent* extent = extents; extent != extents + count; ++extent) {
     if (extent->offset < 0 || extent->length < 0) {
       throw std::invalid_argument(source.path() + ": " + describe(*extent) +
@@ -97,6 +102,11 @@ const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
                         source.path() + ": " + describe(*extent) + " ends beyond the file's " +
                             std::to_string(source.size()) + " bytes");
     }
+    if (extent->length > kMostBytes || extent->offset > INT64_MAX - 2 * kMostBytes ||
+        (wanted += extent->length) > kMostBytes) {
+      throw std::invalid_argument(source.path() + ": " + describe(*extent) +
+                                  ": more than can be read at once");
+    }
   }
   return source;
 }
@@ -104,11 +114,7 @@ const SourceFile& Reader::check(std::int64_t file, const Extent* extents,
 std::int64_t Reader::capacity(std::int64_t file, const Extent* extents, std::size_t count) {
   refuse_forked();
   check(file, extents, count);
-  std::unique_ptr<Job> job = take_job();
-  job->plan.build(extents, count, set_.block, max_request_, 0);
-  const std::int64_t needed = job->plan.capacity();
-  give_back(std::move(job));
-  return needed;
+  return ReadPlan::capacity_of(extents, count, set_.block, 0);
 }
 
 std::unique_ptr<Batch> Reader::submit(std::int64_t file, const Extent* extents, std::size_t count,
@@ -121,15 +127,16 @@ std::unique_ptr<Batch> Reader::submit(std::int64_t file, const Extent* extents, 
                                 " must be a multiple of the block size, " +
                                 std::to_string(set_.block));
   }
-  std::unique_ptr<Job> job = take_job();
-  job->plan.build(extents, count, set_.block, max_request_, at);
-  const std::int64_t needed = job->plan.capacity();
+  // Before there is a plan: that of a file's whole terabytes is large itself.
+  const std::int64_t needed =
+      ReadPlan::capacity_of(extents, count, set_.block, std::min<std::int64_t>(at, kMostBytes));
   if (at > buffer->nbytes() || needed > buffer->nbytes() - at) {
-    give_back(std::move(job));
     throw std::invalid_argument("buffer too small: " + std::to_string(needed) +
                                 " bytes are needed from " + std::to_string(at) +
                                 " on, the buffer has " + std::to_string(buffer->nbytes()));
   }
+  std::unique_ptr<Job> job = take_job();
+  job->plan.build(extents, count, set_.block, max_request_, at);
   job->file = &source;
   job->buffer = std::move(buffer);
   job->at = at;
@@ -167,9 +174,14 @@ void Reader::close() {
     for (SourceFile& file : set_.files) file.close();
     return;
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
-  queue_.close();
-  backend_.reset();
+  const std::lock_guard<std::mutex> ending(ending_);
+  std::unique_ptr<Backend> ended;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    queue_.close();
+    ended = std::move(backend_);
+  }
+  ended.reset();
   for (SourceFile& file : set_.files) file.close();
 }
 

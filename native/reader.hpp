@@ -83,7 +83,8 @@ class Reader : public std::enable_shared_from_this<Reader> {
   std::unique_ptr<Batch> submit(std::int64_t file, const Extent* extents, std::size_t count,
                                 std::shared_ptr<AlignedBuffer> buffer, std::int64_t at);
 
-  // Batches whose requests all are on their way still arrive; others end with an error.
+  // Batches whose requests all are on their way still arrive; others end with an error. Waits for
+  // those, however long the device takes; meanwhile other threads are refused, not held.
   void close();
 
   const char* backend() const { return uring_ ? "io_uring" : "threads"; }
@@ -106,6 +107,7 @@ class Reader : public std::enable_shared_from_this<Reader> {
   bool uring_ = false;
   std::vector<std::string> notes_;
   JobQueue queue_;
+  std::mutex ending_;                       // whoever closes, too, waits for the first to do so
   std::mutex mutex_;                        // of what follows
   std::vector<std::unique_ptr<Job>> idle_;  // kept for their storage
   std::vector<Job*> under_way_;

@@ -84,7 +84,8 @@ double summable(float value) {
   return std::clamp(value, -kMost, kMost);
 }
 
-constexpr double kMostWindows = 134217728.0;
+constexpr double kMostWindows = 16777216.0;    // 400 MB
+constexpr std::size_t kWindowsKept = 1 << 20;  // from call to call
 
 struct Window {
   double score;
@@ -168,7 +169,7 @@ void score_windows(const float* importance, std::size_t count, std::size_t budge
   }
   if (made > kMostWindows) {
     throw std::invalid_argument(
-        "these sizes make more than 2^27 windows: take a larger step_kib or jump_kib");
+        "these sizes make more than 2^24 windows: take a larger step_kib or jump_kib");
   }
   for (std::size_t rows = least; rows <= widest; rows += step) {
     const double cost = seconds(options, rows);
@@ -259,6 +260,7 @@ std::vector<Interval> select_greedy(const float* importance, std::size_t count, 
     });
     round *= 2;
   }
+  if (windows.capacity() > kWindowsKept) std::vector<Window>().swap(windows);
   return chosen.intervals();
 }
 

@@ -104,7 +104,6 @@ SourceFile::SourceFile(const std::string& path, bool direct) : path_(path) {
   if (!S_ISREG(status.st_mode)) {
     throw ReadFailure(EINVAL, path, -1, path + ": can't be opened: it is not a regular file");
   }
-  size_ = status.st_size;
   if (direct) {
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
     direct_ = fd_ >= 0;
@@ -113,6 +112,14 @@ SourceFile::SourceFile(const std::string& path, bool direct) : path_(path) {
   if (fd_ < 0) {
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd_ < 0) fail(errno);
+  }
+  // Of what was opened, whatever had that name before.
+  if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close();
+    fail(EINVAL);
+  }
+  size_ = status.st_size;
+  if (!direct_) {
     // Rows are asked for one by one; reading ahead would only fetch what nobody chose.
     posix_fadvise(fd_, 0, 0, POSIX_FADV_RANDOM);
   }

@@ -39,14 +39,16 @@ class ThreadBackend : public Backend {
     const Request& request = *ticket.request;
     std::int64_t got = 0;
     int error = 0;
+    Again again;
     while (got < request.required) {
       const ssize_t last =
           pread(ticket.fd, ticket.into + got, request.length - static_cast<std::size_t>(got),
                 request.file_offset + got);
       if (last < 0) {
-        if (errno == EINTR) continue;
         error = errno;
-        break;
+        if ((error != EINTR && error != EAGAIN) || !again.once_more()) break;
+        error = 0;
+        continue;
       }
       got += last;
       if (got < request.required && after_short_read(got, last, options_) == Short::kEndOfFile) {

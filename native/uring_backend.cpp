@@ -94,6 +94,9 @@ class UringBackend : public Backend {
   struct Slot {
     Ticket ticket;
     std::int64_t got = 0;
+    Again again;
+    bool busy = false;
+    std::uint64_t number = 0;  // of its latest entry, counted from the first one ever prepared
   };
 
   // Added up in the eventfd: a stop stays visible whatever number of work calls came with it.
@@ -102,7 +105,6 @@ class UringBackend : public Backend {
   // A device serves what it has been given all at once, so what is wanted first would come as
   // late as what is wanted last: it gets no more than keeps it busy.
   static constexpr std::int64_t kMostBytes = std::int64_t{16} << 20;
-  static constexpr int kPatience = 1000;  // refusals in a row, most of them a millisecond apart
 
   void ring_bell(std::uint64_t what) {
     while (write(bell_, &what, sizeof what) < 0 && errno == EINTR) {
@@ -112,14 +114,16 @@ class UringBackend : public Backend {
   // The driver's one place to sleep is the ring; the bell is a read like any other in it.
   void drive() {
     bool stopping = false;
-    int refusals = 0;
+    Again again;
     arm_bell();
     while (!stopping || free_.size() != slots_.size()) {
       Ticket ticket;
       while (!free_.empty() && in_flight_ < kMostBytes && queue_.try_take(ticket)) {
         Slot* const slot = free_.back();
         free_.pop_back();
-        *slot = {ticket, 0};
+        *slot = {};
+        slot->ticket = ticket;
+        slot->busy = true;
         in_flight_ += ticket.request->length;
         prepare(*slot);
       }
@@ -127,10 +131,8 @@ class UringBackend : public Backend {
       // Entries that the kernel could not take now (out of memory, completions to be reaped
       // first) stay in the ring and go with the next call; but not for ever.
       if (result >= 0 || result == -EINTR) {
-        refusals = 0;
-      } else if (++refusals < kPatience) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(refusals < 100 ? 0 : 1));
-      } else {
+        again = {};
+      } else if (!again.once_more()) {
         refused(-result);
         return;
       }
@@ -138,15 +140,25 @@ class UringBackend : public Backend {
     }
   }
 
-  // The kernel takes nothing any more: every read ends with its error, from now on at once.
+  // The kernel takes nothing any more: every read ends with its error, from now on at once. But
+  // what it took before still fills its buffers, and completes without being asked.
   void refused(int error) {
-    reap();
-    std::vector<bool> idle(slots_.size(), false);
-    for (const Slot* slot : free_) idle[static_cast<std::size_t>(slot - slots_.data())] = true;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-      if (!idle[i]) queue_.finish(slots_[i].ticket, slots_[i].got, error);
-    }
     Ticket ticket;
+    for (bool waiting = true; waiting;) {
+      while (queue_.try_take(ticket)) queue_.finish(ticket, 0, error);
+      reap();
+      const std::uint64_t taken = prepared_ - io_uring_sq_ready(ring_.get());
+      waiting = false;
+      for (Slot& slot : slots_) {
+        if (slot.busy && slot.number < taken) {
+          waiting = true;
+        } else if (slot.busy) {
+          slot.busy = false;
+          queue_.finish(slot.ticket, slot.got, error);
+        }
+      }
+      if (waiting) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     while (queue_.take(ticket)) queue_.finish(ticket, 0, error);
   }
 
@@ -173,7 +185,7 @@ class UringBackend : public Backend {
   void completed(Slot& slot, int result) {
     const Request& request = *slot.ticket.request;
     int error = 0;
-    if (result == -EINTR || result == -EAGAIN) {
+    if ((result == -EINTR || result == -EAGAIN) && slot.again.once_more()) {
       prepare(slot);
       return;
     }
@@ -188,6 +200,7 @@ class UringBackend : public Backend {
       }
     }
     in_flight_ -= request.length;
+    slot.busy = false;
     queue_.finish(slot.ticket, slot.got, error);
     free_.push_back(&slot);
   }
@@ -199,6 +212,7 @@ class UringBackend : public Backend {
                        static_cast<unsigned>(request.length - slot.got),
                        static_cast<std::uint64_t>(request.file_offset + slot.got));
     io_uring_sqe_set_data(sqe, &slot);
+    slot.number = prepared_++;
   }
 
   void arm_bell() {
@@ -206,6 +220,7 @@ class UringBackend : public Backend {
     io_uring_sqe* const sqe = next_sqe();
     io_uring_prep_read(sqe, bell_, &bell_count_, sizeof bell_count_, 0);
     io_uring_sqe_set_data(sqe, nullptr);
+    ++prepared_;
   }
 
   // Never full for good: at most queue_depth + 1 entries are prepared between two submissions.
@@ -224,6 +239,7 @@ class UringBackend : public Backend {
   std::vector<Slot> slots_;
   std::vector<Slot*> free_;
   std::int64_t in_flight_ = 0;  // bytes
+  std::uint64_t prepared_ = 0;  // entries, those of the bell among them
   int bell_ = -1;
   std::uint64_t bell_count_ = 0;
   std::thread driver_;

@@ -196,3 +196,22 @@ def test_frontier_lies_on_what_the_selection_reaches(case):
     for spent, reached in points[::4]:
         mine = kept(importance, solve(importance, 'cost', spent * (1 + 1e-4) + 1e-9, costs))
         assert mine >= reached - 1e-4 * max(total, 1e-9)
+
+
+@pytest.mark.parametrize('cell_rows', [10, 11, 1000, 2**62, 2**63 - 1])
+def test_a_cell_is_no_larger_than_the_group(cell_rows):
+    values = np.ones(10, np.float32)
+    for value, rows in ((12.9, 0), (13.0, 10)):
+        chosen, _ = _native.select_optimal(values, 'cost', value, cell_rows, 3.0, 1.0)
+        assert chosen[:, 1].sum() == rows
+    points = _native.frontier(values, cell_rows, 3.0, 1.0)
+    assert points[-1] == pytest.approx([13.0, 10.0])
+
+
+@pytest.mark.parametrize('costs', [(1, 1e308, 1e308), (2**62, 0.0, 1.7e308), (1, 0.0, 1e308)])
+def test_costs_that_are_no_numbers_together_are_refused(costs):
+    values = np.ones(10, np.float32)
+    with pytest.raises(ValueError, match='add up to a number'):
+        _native.frontier(values, *costs)
+    with pytest.raises(ValueError, match='add up to a number'):
+        _native.select_optimal(values, 'cost', 1.0, *costs)

@@ -165,6 +165,10 @@ def test_unpacking_two_parts(kernel, made, rows, columns, beside, seed, fine, dt
     ({'widths': [32, 32]}, 'stride'), ({'segment': 0}, 'address'),
     ({'first': 1}, 'fit'), ({'first': -1}, 'fit'), ({'threads': 0}, 'threads'),
     ({'out': np.zeros((2, 64), np.float32)}, 'shape'),
+    ({'widths': [2**63 - 1]}, 'fit'), ({'widths': [64, 2**62]}, 'fit'), ({'widths': [-2**63]}, 'columns'),
+    ({'first': 2**63 - 1}, 'fit'), ({'stride': 2**62}, 'addresses'), ({'stride': -2**63}, 'addresses'),
+    ({'inputs': np.zeros(13, np.uint8)[1:].view(np.float32)[None]}, 'inputs must lie'),
+    ({'out': np.zeros(257, np.uint8)[1:].view(np.float32)[None]}, 'out must lie'),
 ])
 def test_bad_arguments(change, message):
     memory = np.zeros((3, 66), np.uint8)
@@ -173,3 +177,32 @@ def test_bad_arguments(change, message):
                  'out': np.zeros((1, 64), np.float32), 'first': 0, 'threads': 1} | change
     with pytest.raises(ValueError, match=message):
         _native.packed_products(*arguments.values())
+
+
+def test_a_group_is_no_larger_than_its_columns():
+    """However large it is said to be: there is one scale then."""
+    memory, inputs = np.full((3, 66), 1, np.uint8), np.ones((2, 3), np.float32)
+    memory[:, 64:] = np.frombuffer(np.float32(2).tobytes(), np.uint8)[2:]
+    for group in (64, 96, 2**32, 2**63 - 32):
+        out = np.zeros((2, 64), np.float32)
+        _native.packed_products(inputs, memory.ctypes.data, 66, [64], 8, group, out, 0, 1)
+        assert (out == 6).all()
+        floats = np.zeros((3, 64), np.float32)
+        _native.unpack_rows(memory.ctypes.data, 66, 3, 64, 8, group, floats.ctypes.data, 'float32',
+                            64, 1)
+        assert (floats == 2).all()
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'columns': 2**63 - 1}, 'addresses'), ({'columns': 2**60}, 'addresses'),
+    ({'rows': 2**62}, 'addresses'), ({'rows': -1}, 'rows'), ({'stride': 2**62}, 'addresses'),
+    ({'out_stride': 2**62}, 'addresses'), ({'out_stride': 2**54}, 'addresses'),
+    ({'out_stride': 63}, 'out must'), ({'out': 0}, 'out must'), ({'bits': 9}, 'bits'),
+])
+def test_unpacking_with_bad_arguments(change, message):
+    memory, out = np.zeros((3, 66), np.uint8), np.zeros((3, 64), np.float32)
+    good = {'segment': memory.ctypes.data, 'stride': 66, 'rows': 3, 'columns': 64, 'bits': 8,
+            'group': 64, 'out': out.ctypes.data, 'dtype': 'float32', 'out_stride': 64, 'threads': 1}
+    _native.unpack_rows(**good)
+    with pytest.raises(ValueError, match=message):
+        _native.unpack_rows(**(good | change))

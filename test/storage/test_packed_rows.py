@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuron_chunk_ros import _native
 from neuron_chunk_ros.storage.packed_rows import BLOCK, PACKED_FORMATS, REFINEMENTS, Split
 
 FORMATS = sorted(PACKED_FORMATS)
@@ -162,3 +163,23 @@ def test_integers_without_a_place_are_refused():
         made.refinement.pack(np.full((1, 3), 8, np.int8))
     with pytest.raises(OverflowError, match='not finite'):
         made.quantise(np.full((1, 3), np.inf, np.float32))
+
+
+@pytest.mark.parametrize('group', [1, 7, 32, 2**40, 2**63 - 1])
+def test_groups_larger_than_rows_are_rows(group):
+    values = np.random.default_rng(1).standard_normal((40, 50)).astype(np.float32)
+    integers, scales = _native.round_to_integers(values, 8, group, [1.0], 2)
+    assert scales.shape == (40, -(-50 // min(group, 50)))
+    want = _native.round_to_integers(values, 8, min(group, 50), [1.0], 1)
+    np.testing.assert_array_equal(integers, want[0])
+    np.testing.assert_array_equal(scales, want[1])
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_becomes_some_integer(wrong):
+    """A caller's mistake; but the same one everywhere, and its neighbours' groups are untouched."""
+    values = np.ones((1, 48), np.float32)
+    values[0, 3] = wrong
+    integers, scales = _native.round_to_integers(values, 4, 16, [1.0, 0.9], 1)
+    assert (np.abs(integers.astype(int)) <= 8).all()
+    np.testing.assert_array_equal(integers[0, 16:] * scales[0, 1], 1)
