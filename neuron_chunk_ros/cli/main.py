@@ -10,7 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from neuron_chunk_ros import __version__
 from neuron_chunk_ros.errors import NeuronChunkError
@@ -28,9 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
     # unwind as for Ctrl-C, so that half-written folders are removed
     signal.signal(signal.SIGTERM, _terminate)
+    return told(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int | None:
+    args = _parser().parse_args(arguments)
+    return args.run(args)
+
+
+def told(work: Callable[[], int | None]) -> int:
+    """Do a command's work and return its exit status; what goes wrong is told in one line."""
     try:
-        args = _parser().parse_args(arguments)
-        status = args.run(args)
+        status = work()
         sys.stdout.flush()
         return status or 0
     except NeuronChunkError as error:
@@ -39,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = f'{error.filename}: ' if error.filename else ''
-        return _fail(f'{where}{error.strerror or error}')
+        return _fail(_disk(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
 
@@ -61,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(message: str) -> int:
     print('neuron-chunk: error: ' + ' '.join(message.split('\n')), file=sys.stderr)
     return 1
+
+
+def _disk(error: OSError) -> str:
+    from neuron_chunk_ros.storage.disk_errors import UnsyncedError, failure, reason
+    if isinstance(error, UnsyncedError):
+        return failure(error.filename, error, '')
+    return f'{error.filename}: {reason(error)}' if error.filename else reason(error)
 
 
 def _terminate(number, frame) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +31,7 @@ from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
-from neuron_chunk_ros.storage.atomic import check_target
+from neuron_chunk_ros.storage.atomic import ScratchFolder, check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import (
     BUNDLE_JSON,
@@ -120,15 +118,9 @@ def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> I
                               f'{bundle.order} order, a packed LM head, or was pruned')
         yield bundle
         return
-    # Named so that a killed run's is known for what it is.
-    folder = target.with_name(f'.{target.name}.source-{secrets.token_hex(4)}')
-    for left in target.absolute().parent.glob(f'.{target.name}.source-*'):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        yield convert(source, folder, name=name, progress=lambda done, total: tell(
-            0.1 * done / total))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ScratchFolder(target) as scratch:
+        yield convert(source, scratch.folder / 'source', name=name,
+                      progress=lambda done, total: tell(0.1 * done / total))
 
 
 def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:
