@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from neuron_chunk_ros import __version__
-from neuron_chunk_ros.errors import NeuronChunkError
+from neuron_chunk_ros.errors import NeuronChunkError, out_of_memory
 
 # one module each; importing one must stay cheap, it imports its room only when it runs
 _MODULES = ('bundle', 'compress', 'profile', 'calibrate', 'attention', 'ask', 'trace', 'play',
@@ -51,6 +51,17 @@ def told(work: Callable[[], int | None]) -> int:
         return _fail(_disk(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except ImportError as error:  # no room to map it, or a broken installation
+        return _fail(f'{error.name or "a library"} can not be loaded: {error}')
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(f'out of memory ({str(error) or "no reason given"}): give the process more, '
+                     'or ask for less with --memory-budget-mb, --max-context or smaller images')
+    except BaseException as error:
+        if type(error).__name__ != 'PanicException':  # a Rust library's, and no Exception
+            raise
+        return _fail(f'a library gave up, out of memory or threads: {error}')
 
 
 def _parser() -> argparse.ArgumentParser:
