@@ -25,7 +25,7 @@ from neuron_chunk_ros.compress.report import GroupReport, Report
 from neuron_chunk_ros.compress.segments import Segments, names_of
 from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BundleError, RecipeError
+from neuron_chunk_ros.errors import BundleError, NeuronChunkError, RecipeError
 from neuron_chunk_ros.prepare.checkpoint_rows import COARSE_WORDS, coarse_words
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
@@ -63,7 +63,8 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     :param exam: asked of the source and of the compressed model, for the report.
     :raises RecipeError: for rules that contradict each other.
     :raises RequestError: for no sample at all, or one that can't be used.
-    :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target.
+    :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target, but
+        the bundle, where no more than the exam of it failed.
     """
     target = Path(target)
     check_target(target, BundleError)
@@ -93,8 +94,12 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
             _decoder(work, writer, sources, samples, device, tell)
             writer.write_resident(resident_of(bundle))
         if exam is not None:
-            for after, asked in enumerate((bundle.path, target)):
-                _take(exam, asked, bool(after), device)
+            try:
+                for after, asked in enumerate((bundle.path, target)):
+                    _take(exam, asked, bool(after), device)
+            except NeuronChunkError as error:
+                raise type(error)(f'{error} (in the exam: {target} is written, and whole)'
+                                  ) from error
             work.report.answers = exam.answers
         tell(1.0)
     return Bundle.open(target), work.report
