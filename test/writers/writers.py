@@ -188,7 +188,8 @@ def contents(work: Path) -> dict[str, str]:
 
 def _unnamed(path: Path) -> bool:
     """Tell what nothing beside it names: a calibration's arrays, a training run's state."""
-    return any(path.name.startswith(start) and path.name not in (path.parent / by).read_text()
+    return any(path.name.startswith(start) and (path.parent / by).exists()
+               and path.name not in (path.parent / by).read_text()
                for start, by in _NAMED.items())
 
 
