@@ -39,5 +39,12 @@ class RequestError(NeuronChunkError):
     """A question can't be answered as asked (no prompt, no image, empty image)."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that there is no memory: Python's, numpy's or torch's."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        or type(error).__name__ == 'OutOfMemoryError')  # torch's, of a GPU
+
+
 class Stopped(NeuronChunkError):
     """Work was ended early; the text is the finish reason, 'deadline' or 'cancelled'."""

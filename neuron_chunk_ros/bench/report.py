@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from neuron_chunk_ros.figure_file import save_figure
+from neuron_chunk_ros.storage.atomic import replace_file
 
 Record = dict[str, object]
 
@@ -89,7 +93,7 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         """Write the records. Raises OSError."""
-        path.write_text(json.dumps(self.as_json(), indent=1) + '\n', encoding='utf-8')
+        replace_file(path, [(json.dumps(self.as_json(), indent=1) + '\n').encode()])
 
     def write_files(self, folder: Path) -> list[Path]:
         """Write CSV files and pictures, and bring the document beside the folder up to date.
@@ -102,17 +106,17 @@ class Report:
         written = []
         for name, records in self.records.items():
             path = folder / f'{self.name}-{name}.csv'
-            with open(path, 'w', newline='', encoding='utf-8') as file:
-                rows = [_plain(record) for record in records]
-                columns = dict.fromkeys(key for row in rows for key in row)
-                writer = csv.DictWriter(file, list(columns), lineterminator='\n')
-                writer.writeheader()
-                writer.writerows(rows)
+            rows, text = [_plain(record) for record in records], io.StringIO()
+            columns = dict.fromkeys(key for row in rows for key in row)
+            writer = csv.DictWriter(text, list(columns), lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+            replace_file(path, [text.getvalue().encode()])
             written.append(path)
         for name, draw in self.figures.items():
             figure = draw()
             path = folder / f'{self.name}-{name}.png'
-            figure.savefig(path, dpi=110, metadata={'Software': None})
+            save_figure(figure, path, dpi=110, metadata={'Software': None})
             written.append(path)
         parts = [(folder.parent / 'BENCHMARKS.md', self.markdown(folder.name))]
         if self.short is not None:
@@ -144,7 +148,7 @@ def replace_part(document: Path, name: str, text: str) -> bool:
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         return False
-    document.write_text(f'{head}{begin}\n\n{text}\n\n{end}{tail}', encoding='utf-8')
+    replace_file(document, [f'{head}{begin}\n\n{text}\n\n{end}{tail}'.encode()])
     return True
 
 

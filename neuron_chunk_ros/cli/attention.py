@@ -134,6 +134,8 @@ def _draw(heads: list[list[int]], names, path: Path) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+
+    from neuron_chunk_ros.figure_file import save_figure
     colours = ('#222222', '#0072B2', '#56B4E9', '#E69F00')
     figure = Figure(figsize=(1.5 + 0.25 * len(heads[0]), 1.5 + 0.22 * len(heads)),
                     layout='constrained')
@@ -144,4 +146,4 @@ def _draw(heads: list[list[int]], names, path: Path) -> None:
     figure.legend(handles=[Patch(color=colour, label=name)
                            for colour, name in zip(colours, names, strict=True)],
                   loc='outside lower center', ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

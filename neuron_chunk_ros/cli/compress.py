@@ -67,7 +67,8 @@ def _bar() -> Iterator[Callable[[float], None]]:
 
 def _tell(args: argparse.Namespace, report) -> None:
     if args.report is not None:
-        args.report.write_text(json.dumps(report.record(), indent=1) + '\n')
+        from neuron_chunk_ros.storage.atomic import replace_file
+        replace_file(args.report, [(json.dumps(report.record(), indent=1) + '\n').encode()])
     if args.figure is not None:
         from neuron_chunk_ros.compress.figure import draw
         draw(report, args.figure)

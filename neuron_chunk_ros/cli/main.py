@@ -10,10 +10,10 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from neuron_chunk_ros import __version__
-from neuron_chunk_ros.errors import NeuronChunkError
+from neuron_chunk_ros.errors import NeuronChunkError, out_of_memory
 
 # one module each; importing one must stay cheap, it imports its room only when it runs
 _MODULES = ('bundle', 'compress', 'profile', 'calibrate', 'attention', 'ask', 'trace', 'play',
@@ -28,9 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
     # unwind as for Ctrl-C, so that half-written folders are removed
     signal.signal(signal.SIGTERM, _terminate)
+    return told(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int | None:
+    args = _parser().parse_args(arguments)
+    return args.run(args)
+
+
+def told(work: Callable[[], int | None]) -> int:
+    """Do a command's work and return its exit status; what goes wrong is told in one line."""
     try:
-        args = _parser().parse_args(arguments)
-        status = args.run(args)
+        status = work()
         sys.stdout.flush()
         return status or 0
     except NeuronChunkError as error:
@@ -39,10 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = f'{error.filename}: ' if error.filename else ''
-        return _fail(f'{where}{error.strerror or error}')
+        return _fail(_disk(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except ImportError as error:  # no room to map it, or a broken installation
+        return _fail(f'{error.name or "a library"} can not be loaded: {error}')
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(f'out of memory ({str(error) or "no reason given"}): give the process more, '
+                     'or ask for less with --memory-budget-mb, --max-context or smaller images')
+    except BaseException as error:
+        if type(error).__name__ != 'PanicException':  # a Rust library's, and no Exception
+            raise
+        return _fail(f'a library gave up, out of memory or threads: {error}')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 def _fail(message: str) -> int:
     print('neuron-chunk: error: ' + ' '.join(message.split('\n')), file=sys.stderr)
     return 1
+
+
+def _disk(error: OSError) -> str:
+    from neuron_chunk_ros.storage.disk_errors import UnsyncedError, failure, reason
+    if isinstance(error, UnsyncedError):
+        return failure(error.filename, error, '')
+    return f'{error.filename}: {reason(error)}' if error.filename else reason(error)
 
 
 def _terminate(number, frame) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neuron_chunk_ros.figure_file import save_figure
 from neuron_chunk_ros.storage.profile import Profile
 
 _BLUE, _VERMILION, _GREY = '#0072B2', '#D55E00', '#666666'   # Okabe and Ito's palette
@@ -56,7 +57,7 @@ def draw(profile: Profile, path: Path) -> None:
     axes.set_title(f'{about["device"]}, {about["file_system"]}, {about["backend"]}, '
                    f'{"direct I/O" if about["direct_io"] else "buffered"}, '
                    f'{about["date"][:10]}, {about["repeats"]} rounds', fontsize=10)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _rates(kib, seconds) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.errors import RequestError, out_of_memory
 
 _PROMPTS = ('What do you see in the picture?', 'Describe the picture.',
             'How many things are there?', 'What is in front of the camera?')
@@ -98,6 +98,8 @@ def read_picture(path: Path) -> np.ndarray | None:
         with Image.open(path) as image:
             return np.asarray(image.convert('RGB'))
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        if out_of_memory(error):
+            raise
         reason = ' '.join(str(error).split()) or type(error).__name__
         print(f'neuron-chunk: skipped {path}: not a readable picture ({reason})', file=sys.stderr)
         return None

@@ -31,7 +31,8 @@ def _trace(args: argparse.Namespace) -> int:
     image = session_options.picture(args.image) if args.image else _noise()
     with session_options.open_session(args) as session:
         step, spans = _record(session, args.step, args.prompt, image)
-    args.out.write_text(json.dumps(timeline(step, spans)))
+    from neuron_chunk_ros.storage.atomic import replace_file
+    replace_file(args.out, [json.dumps(timeline(step, spans)).encode()])
     reading = step.bytes_read / step.read_seconds / 1e9 if step.read_seconds else 0.0
     print(f'{args.out}: {step.step} of {step.tokens} tokens in {step.seconds * 1e3:.1f} ms '
           f'({step.tokens / step.seconds:.1f} tokens/s); {step.bytes_read / 1e6:.1f} MB at '

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +25,13 @@ from neuron_chunk_ros.compress.report import GroupReport, Report
 from neuron_chunk_ros.compress.segments import Segments, names_of
 from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BundleError, RecipeError
+from neuron_chunk_ros.errors import BundleError, NeuronChunkError, RecipeError
 from neuron_chunk_ros.prepare.checkpoint_rows import COARSE_WORDS, coarse_words
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
-from neuron_chunk_ros.storage.atomic import check_target
+from neuron_chunk_ros.storage.atomic import ScratchFolder, check_target
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.layout import (
     BUNDLE_JSON,
@@ -66,7 +64,8 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     :param exam: asked of the source and of the compressed model, for the report.
     :raises RecipeError: for rules that contradict each other.
     :raises RequestError: for no sample at all, or one that can't be used.
-    :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target.
+    :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target, but
+        the bundle, where no more than the exam of it failed.
     """
     target = Path(target)
     check_target(target, BundleError)
@@ -95,8 +94,12 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
             _decoder(work, writer, sources, samples, device, tell)
             writer.write_resident(resident_of(bundle))
         if exam is not None:
-            for after, asked in enumerate((bundle.path, target)):
-                _take(exam, asked, bool(after), device)
+            try:
+                for after, asked in enumerate((bundle.path, target)):
+                    _take(exam, asked, bool(after), device)
+            except NeuronChunkError as error:
+                raise type(error)(f'{error} (in the exam: {target} is written, and whole)'
+                                  ) from error
             work.report.answers = exam.answers
         tell(1.0)
     return Bundle.open(target), work.report
@@ -120,15 +123,9 @@ def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> I
                               f'{bundle.order} order, a packed LM head, or was pruned')
         yield bundle
         return
-    # Named so that a killed run's is known for what it is.
-    folder = target.with_name(f'.{target.name}.source-{secrets.token_hex(4)}')
-    for left in target.absolute().parent.glob(f'.{target.name}.source-*'):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        yield convert(source, folder, name=name, progress=lambda done, total: tell(
-            0.1 * done / total))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ScratchFolder(target) as scratch:
+        yield convert(source, scratch.folder / 'source', name=name,
+                      progress=lambda done, total: tell(0.1 * done / total))
 
 
 def _plan(bundle: Bundle, plan: GroupPlan, recipe: Recipe) -> GroupPlan:

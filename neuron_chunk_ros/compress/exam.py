@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.errors import RequestError, out_of_memory
 
 MOST_TOKENS = 32  # of an answer
 _KEYS = {'prompt': str, 'answer': str, 'images': list, 'type': str}
@@ -132,4 +132,6 @@ def _picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert('RGB'))
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        if out_of_memory(error):
+            raise
         raise RequestError(f'{path}: not a readable picture ({error})') from error

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from neuron_chunk_ros.compress.exam import Answers
 from neuron_chunk_ros.compress.report import IntegerReport, Report
+from neuron_chunk_ros.figure_file import save_figure
 
 # Okabe and Ito's palette: colour-blind people can tell these.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#000000')
@@ -33,7 +34,7 @@ def draw(report: Report | IntegerReport, path: Path) -> None:
     _draw_sizes(figure.add_subplot(grid[0, 1]), sizes)
     if report.answers:
         _draw_answers(figure.add_subplot(grid[1, :]), report.answers)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _of_groups(report: Report) -> tuple[dict, dict]:

@@ -62,9 +62,10 @@ class Chooser:
     def configure(self, policy: str, sparsity: float, text_sparsity: float,
                   deadline_ms: float) -> None:
         """Change what is skipped, between two steps; `deadline_ms` 0: the sparsities decide."""
+        # First what may fail: names without their policy would be believed.
+        self._select = make_policy(policy, self.profile, self._block_size)
         self.policy, self.sparsity, self.text_sparsity = policy, sparsity, text_sparsity
         self.deadline_ms = deadline_ms
-        self._select = make_policy(policy, self.profile, self._block_size)
         self._way = policy, sparsity, text_sparsity
         self.may_exceed = self._select.falls_back
         # Nothing is ever skipped, so rows can be read before anyone knows the activations.

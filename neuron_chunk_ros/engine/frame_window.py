@@ -14,8 +14,9 @@ rounding never adds up. Before positions grow too large all are moved down at on
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,11 @@ class _Segment:
 class FrameWindow:
     """The last frames of each camera, ready to be asked about; made by `Session.stream`.
 
-    An append that doesn't succeed leaves everything as it was, and so does each question. Not
-    for use from several threads at once, but `window`, `capacity`, `frames` and `tokens` may be
-    read from any, also once the stream has ended.
+    An append that doesn't succeed leaves everything as it was, and so does each question; where
+    memory runs out, or an interrupt comes, while keys are being moved, all frames are forgotten
+    instead, for what lies where is not known then. Not for use from several threads at once, but
+    `window`, `capacity`, `frames` and `tokens` may be read from any, also once the stream has
+    ended.
     """
 
     def __init__(self, window: int, cameras: int, memory: KvMemory, runner: Runner,
@@ -125,7 +128,8 @@ class FrameWindow:
         encoded = self._inputs.image(image)
         leaving, number, piece = self._make_room(encoded, camera, name)
         with self._runner.work(until, cancelled, on_step):
-            undo = self._remove(leaving)
+            with self._moving():
+                undo = self._remove(leaving)
             kept = list(self._segments)
             try:
                 if not self._segments and self._prefix_tokens:
@@ -135,11 +139,13 @@ class FrameWindow:
                                  number=number, trail=piece.trail)
             except BaseException:
                 self._segments = kept
-                undo()
-                self._hold()
+                with self._moving():
+                    undo()
+                    self._hold()
                 raise
         if self._end > _POSITIONS * self._memory.context:
-            self._move_down()
+            with self._moving():
+                self._move_down()
         return bill
 
     @torch.inference_mode()
@@ -190,6 +196,15 @@ class FrameWindow:
         self._segments.append(_Segment(piece.tokens, start, end - start, parts=piece.segments
                                        or (Segment(piece.tokens),), **what))
         return bill
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Forget all frames where moving them is broken off."""
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
 
     def _hold(self) -> None:
         """Tell the cache what is kept."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.errors import ModelError, out_of_memory
 from neuron_chunk_ros.storage.layout import EMBEDDING, LM_HEAD, GroupPlan, Member
 
 __all__ = ['Family', 'GroupPlan', 'Member']
@@ -57,6 +57,8 @@ class Family:
         try:
             return CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
         except Exception as error:  # transformers raises whatever its validators do
+            if out_of_memory(error):
+                raise
             reason = ' '.join(str(error).split()) or type(error).__name__
             raise ModelError(f'config.json of a {self.name} model is not usable: {reason}'
                              ) from error

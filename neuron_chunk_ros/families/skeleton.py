@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.errors import ModelError, out_of_memory
 from neuron_chunk_ros.families.base import Family
 
 
@@ -20,6 +20,8 @@ def skeleton(family: Family, config: dict):
         with torch.device('meta'):
             return AutoModelForImageTextToText.from_config(built)
     except Exception as error:  # whatever the architecture's own checks raise
+        if out_of_memory(error):
+            raise
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ModelError(f'config.json does not describe a {family.name} model: {reason}'
                          ) from error

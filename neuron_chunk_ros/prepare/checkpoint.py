@@ -141,7 +141,8 @@ def read_json(path: Path, hint: str) -> dict:
     """Read one JSON object. Raises ModelError naming the file."""
     try:
         with open(path, 'rb') as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
+            # not the bound alone: memory for it would be taken first
+            data = file.read(min(os.fstat(file.fileno()).st_size, _MAX_JSON_BYTES) + 1)
         if len(data) > _MAX_JSON_BYTES:
             raise ValueError(f'over {_MAX_JSON_BYTES} bytes long')
         return parse_object(data)

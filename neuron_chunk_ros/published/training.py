@@ -124,7 +124,7 @@ class Training(ResumableRun):
         order = rng.permutation(len(picture.questions))[:questions]
         return np.ascontiguousarray(pixels), [picture.questions[k] for k in order]
 
-    def export(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """See ResumableRun."""
         save(self.model, self._decoder, folder)
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.storage.atomic import sync, write_file
+from neuron_chunk_ros.storage.atomic import replace_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import FILE_PATTERN, complete
+from neuron_chunk_ros.storage.disk_errors import UnsyncedError, failure
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.manifest import dump_manifest, read_manifest
-
-_LEFT_OVER = re.compile(r'\.(bundle\.json|calibration-.*)\.partial-[0-9a-f]{8}', re.ASCII)
 
 
 def store_attention(bundle: Bundle, heads: list[list[int]], about: dict) -> None:
@@ -35,10 +32,9 @@ def store_attention(bundle: Bundle, heads: list[list[int]], about: dict) -> None
         with _locked(bundle) as folder:
             manifest = {**read_manifest(folder / BUNDLE_JSON),
                         'attention': {'heads': heads, 'about': about}}
-            _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))
+            replace_file(folder / BUNDLE_JSON, [dump_manifest(manifest)])
     except OSError as error:
-        raise BundleError(f'cannot write the head classes of {bundle.path}: {error.strerror}; '
-                          f'it is as it was') from error
+        raise BundleError(failure(bundle.path / BUNDLE_JSON, error, 'it is as it was')) from error
 
 
 def store_calibration(bundle: Bundle, calibration: dict,
@@ -57,17 +53,38 @@ def store_calibration(bundle: Bundle, calibration: dict,
         with _locked(bundle):
             manifest = {'orders': None, **read_manifest(folder / BUNDLE_JSON),
                         'calibration': done}
-            _exchange(folder / done['neurons']['file'], data)
-            _exchange(folder / BUNDLE_JSON, dump_manifest(manifest))
-            for path in folder.iterdir():
-                old = FILE_PATTERN.fullmatch(path.name) and path.name != done['neurons']['file']
-                if old or _LEFT_OVER.fullmatch(path.name):  # by a writer that was killed
-                    with contextlib.suppress(OSError):
-                        path.unlink()
+            try:
+                _replace_arrays(folder / done['neurons']['file'], data)
+                replace_file(folder / BUNDLE_JSON, [dump_manifest(manifest)])
+            except UnsyncedError:  # a power failure may bring the old one back: keep its arrays
+                raise
+            except BaseException:
+                _remove_unnamed(folder)
+                raise
+            _remove_unnamed(folder)
     except OSError as error:
-        raise BundleError(f'cannot write the calibration of {folder}: {error.strerror}; '
-                          f'it is as it was') from error
+        raise BundleError(failure(folder / BUNDLE_JSON, error, 'it is as it was')) from error
     return done
+
+
+def _replace_arrays(path: Path, data: bytes) -> None:
+    try:
+        replace_file(path, [data])
+    except UnsyncedError as error:  # nothing names them yet
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _remove_unnamed(folder: Path) -> None:
+    """Remove arrays that bundle.json doesn't name: older ones, or of a writer that failed."""
+    with contextlib.suppress(OSError, ValueError):
+        calibration = read_manifest(folder / BUNDLE_JSON).get('calibration')
+        named = calibration and calibration['neurons']['file']
+        for path in folder.iterdir():
+            # together with what a killed writer left of them
+            name = path.name.removeprefix('.').partition('.partial-')[0]
+            if FILE_PATTERN.fullmatch(name) and path.name != named:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 @contextlib.contextmanager
@@ -89,16 +106,3 @@ def _locked(bundle: Bundle) -> Iterator[Path]:
 
 def _weights(bundle: Bundle) -> dict[str, str]:
     return {group.name: group.checksum for group in bundle.stored.values()}
-
-
-def _exchange(path: Path, data: bytes) -> None:
-    """Replace a file in one step; on failure it is as it was."""
-    fresh = path.with_name(f'.{path.name}.partial-{secrets.token_hex(4)}')
-    try:
-        write_file(fresh, [data])
-        sync(fresh)
-        os.replace(fresh, path)
-        sync(path.parent)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise

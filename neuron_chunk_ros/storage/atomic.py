@@ -1,29 +1,33 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that appears complete or not at all: temporary sibling, fsync, rename."""
+"""Files and folders that appear complete or not at all: temporary sibling, fsync, rename."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
-import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError, NeuronChunkError
+from neuron_chunk_ros.storage import partial
+from neuron_chunk_ros.storage.disk_errors import UnsyncedError, failure, os_error
 
 _SPARE_BYTES = 16 << 20  # left free beyond what we write: directories, journals, other writers
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-class AtomicFolder:
-    """Context manager: write into `.folder`; on success it is renamed to `target`.
+class ScratchFolder:
+    """Context manager: a folder beside `target`, removed at the end with all that is in it.
 
-    Any exception, also Ctrl-C, removes everything written. A process killed outright leaves its
-    temporary folder behind; the next writer of the same target removes it, which is safe because
-    a living writer holds a lock on its own. An OSError that leaves the body is turned into
-    `error` with one line that names the target.
+    A process killed outright leaves it behind; the next writer of the same target removes it,
+    which is safe because a living writer holds a lock on its own. An OSError that leaves the body
+    is turned into `error` with one line that names the target.
     """
 
     def __init__(self, target: Path, needed_bytes: int = 0,
@@ -35,12 +39,12 @@ class AtomicFolder:
         self._lock = -1
         self.folder = self.target
 
-    def __enter__(self) -> AtomicFolder:
+    def __enter__(self):
         try:
-            check_target(self.target, self._error)
-            self._remove_stale()
+            self._check()
+            partial.remove_stale(self.target)
             check_space(self.target.parent, self._needed, self.target, self._error)
-            self._create()
+            self._lock = partial.create(self.target, os.mkdir, self._know)
         except OSError as reason:
             self._clean()
             raise self._failure(reason) from reason
@@ -57,64 +61,147 @@ class AtomicFolder:
             raise self._failure(reason) from reason
         finally:
             self._clean()
-        if isinstance(value, OSError):
-            raise self._failure(value) from value
+        reason = os_error(value)
+        if reason is not None and not isinstance(value, NeuronChunkError):
+            raise self._failure(reason) from value
+
+    def _check(self) -> None:
+        pass
+
+    def _commit(self) -> None:
+        pass
+
+    def _know(self, folder: Path) -> None:
+        self.folder = folder
 
     def _clean(self) -> None:
         if self.folder != self.target:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            partial.remove(self.folder)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    def _prefix(self) -> str:
-        return f'.{self.target.name}.partial-'
+    def _failure(self, reason: OSError) -> NeuronChunkError:
+        return self._error(failure(self.target, reason, 'nothing was kept'))
 
-    def _create(self) -> None:
-        for _ in range(8):
-            folder = self.target.parent / (self._prefix() + secrets.token_hex(4))
-            self.folder = folder  # known before it is there: an interruption must find it
-            os.mkdir(folder)
-            self._lock = _lock(folder)
-            # another writer may have taken the unlocked, newborn folder for a stale one
-            if folder.is_dir():
-                return
-            if self._lock >= 0:
-                os.close(self._lock)
-            self.folder, self._lock = self.target, -1
-        raise OSError(errno.EAGAIN, 'temporary folders keep disappearing')
 
-    def _remove_stale(self) -> None:
-        with os.scandir(self.target.parent) as entries:
-            stale = [Path(entry.path) for entry in entries
-                     if entry.name.startswith(self._prefix())
-                     and entry.is_dir(follow_symlinks=False)]
-        for folder in stale:
-            lock = _lock(folder)
-            if lock >= 0:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+class AtomicFolder(ScratchFolder):
+    """Context manager: write into `.folder`; on success it is renamed to `target`.
+
+    Any exception, also Ctrl-C, removes everything written.
+    """
+
+    def __init__(self, target: Path, needed_bytes: int = 0,
+                 error: type[NeuronChunkError] = BundleError, replace: bool = False):
+        """`replace`: a folder that is there already is exchanged for the new one."""
+        super().__init__(target, needed_bytes, error)
+        self._replace = replace
+
+    def _check(self) -> None:
+        if not self._replace or not self.target.is_dir():
+            check_target(self.target, self._error)
 
     def _commit(self) -> None:
-        for entry in os.scandir(self.folder):
-            sync(Path(entry.path))
-        sync(self.folder)
-        check_target(self.target, self._error)
-        try:
-            os.rename(self.folder, self.target)
-        except OSError as reason:
-            if reason.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was first
-                check_target(self.target, self._error)
-            raise
-        self.folder = self.target
-        sync(self.target.parent)
+        for folder, _, files in os.walk(self.folder):
+            for name in files:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        self._check()
+        if self._replace and self.target.is_dir():
+            _exchange(self.folder, self.target)  # ours is the old one now, and removed
+        else:
+            try:
+                os.rename(self.folder, self.target)
+            except OSError as reason:
+                if reason.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was first
+                    check_target(self.target, self._error)
+                raise
+            self.folder = self.target
+        _sync_after(self.target)
 
     def _failure(self, reason: OSError) -> NeuronChunkError:
-        if reason.errno in (errno.ENOSPC, errno.EDQUOT):
-            return self._error(f'disk full while writing {self.target}; nothing was kept')
-        where = f' ({reason.filename})' if reason.filename else ''
-        text = reason.strerror or str(reason)
-        return self._error(f'cannot write {self.target}: {text}{where}; nothing was kept')
+        kept = 'it is as it was' if self._replace and self.target.is_dir() else 'nothing was kept'
+        return self._error(failure(self.target, reason, kept))
+
+
+def replace_file(path: Path, chunks: Iterable) -> None:
+    """Write a file from bytes-like chunks, whole or not at all; one that is there is replaced.
+
+    What is no regular file, such as a pipe or /dev/stdout, is written into. Raises OSError that
+    has the file's name; UnsyncedError where the new content is in place, but not safe.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                with open(path, 'wb') as file:
+                    file.writelines(chunks)
+                return
+        with _beside(path) as fresh:
+            with open(fresh, 'r+b', buffering=0) as file:
+                _take_after(path, file.fileno())
+                _write(file.fileno(), chunks)
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    _sync_after(path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a new, empty file beside another; what of it is left at the end is removed."""
+    partial.remove_stale(path)
+    fresh, lock = path, -1
+
+    def know(name: Path) -> None:
+        nonlocal fresh
+        fresh = name
+
+    try:
+        lock = partial.create(path, lambda name: name.touch(exist_ok=False), know)
+        yield fresh
+    finally:
+        if fresh != path:
+            partial.remove(fresh)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _take_after(path: Path, descriptor: int) -> None:
+    """Give a file the owner and permissions of the one it is to replace, as far as it may."""
+    with contextlib.suppress(OSError):
+        old = os.stat(path)
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two folders in one step, or in two where the file system has no such step."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+    code = errno.ENOSYS
+    if call is not None:
+        if not call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+            return
+        code = ctypes.get_errno()
+    if code not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        raise OSError(code, os.strerror(code), str(other))
+    aside = one.with_name(one.name[:-8] + secrets.token_hex(4))  # a partial name, too
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)
+
+
+def _sync_after(path: Path) -> None:
+    """Flush the folder in which a name was just given. Raises UnsyncedError."""
+    try:
+        sync(path.parent)
+    except OSError as error:
+        raise UnsyncedError(error.errno, error.strerror, str(path)) from error
 
 
 def check_target(target: Path, error: type[NeuronChunkError]) -> None:
@@ -136,10 +223,14 @@ def check_space(folder: Path, needed: int, target: Path, error: type[NeuronChunk
 
 def write_file(path: Path, chunks: Iterable) -> int:
     """Write a new file from bytes-like chunks; returns its size. Raises OSError."""
-    written = 0
     with open(path, 'xb', buffering=0) as file:
-        for chunk in chunks:
-            written += write_all(file.fileno(), chunk, written)
+        return _write(file.fileno(), chunks)
+
+
+def _write(descriptor: int, chunks: Iterable) -> int:
+    written = 0
+    for chunk in chunks:
+        written += write_all(descriptor, chunk, written)
     return written
 
 
@@ -160,20 +251,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder for this process; -1 where it is held, gone, or the disk knows no locks."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return -1
-    return descriptor
 
 
 def _mb(nbytes: int) -> str:

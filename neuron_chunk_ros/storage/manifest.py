@@ -27,7 +27,8 @@ _SHA256 = re.compile(r'[0-9a-f]{64}', re.ASCII)
 def read_manifest(path: Path) -> dict:
     """Read one JSON object. Raises OSError, ValueError."""
     with open(path, 'rb') as file:
-        data = file.read(_MAX_JSON_BYTES + 1)
+        # not the bound alone: memory for it would be taken first
+        data = file.read(min(os.fstat(file.fileno()).st_size, _MAX_JSON_BYTES) + 1)
     if len(data) > _MAX_JSON_BYTES:
         raise ValueError(f'over {_MAX_JSON_BYTES} bytes long')
     return parse_object(data)

@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from pathlib import Path
 
 from neuron_chunk_ros.errors import ProfileError
-from neuron_chunk_ros.storage.atomic import sync, write_file
+from neuron_chunk_ros.storage.atomic import replace_file
 from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_facts
+from neuron_chunk_ros.storage.disk_errors import failure
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
 from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
@@ -44,16 +44,9 @@ def save(profile: Profile, path: str | os.PathLike) -> None:
         'quartiles': profile.quartiles, 'about': profile.about}, indent=1, allow_nan=False)
     path = Path(path)
     try:
-        partial = path.with_name(f'.{path.name}.partial-{secrets.token_hex(4)}')
-        try:
-            write_file(partial, [(text + '\n').encode()])
-            sync(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync(path.parent)
+        replace_file(path, [(text + '\n').encode()])
     except OSError as error:
-        raise ProfileError(f'cannot write {path}: {error.strerror or error}') from error
+        raise ProfileError(failure(path, error, 'it is as it was')) from error
 
 
 def load(path: str | os.PathLike) -> Profile:

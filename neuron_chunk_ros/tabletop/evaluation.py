@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.storage.atomic import AtomicFolder
 from neuron_chunk_ros.tabletop.batches import BatchMaker
 from neuron_chunk_ros.tabletop.network import answer_logits, vision_features
 from neuron_chunk_ros.tabletop.questions import MULTI_VIEW, SINGLE_VIEW, SceneQuestion, sample
@@ -68,20 +69,22 @@ def draw(folder: Path, per_type: int, seed: int) -> int:
     """Write the same questions as files: pictures, and questions.jsonl with prompts and answers.
 
     :return: how many questions.
-    :raises ModelError: where the folder exists.
+    :raises ModelError: where the folder exists, or can't be written.
     """
     if folder.exists():
         raise ModelError(f'{folder}: exists already; give a folder to be made')
-    (folder / 'pictures').mkdir(parents=True)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    for kind, drawn in _questions(per_type, seed):
-        for number, (scenes, question) in enumerate(drawn):
-            names = [f'pictures/{kind}-{number}-{view}.png' for view in range(len(scenes))]
-            for name, scene in zip(names, scenes, strict=True):
-                Image.fromarray(render(scene, CAMERA)).save(folder / name)
-            lines.append(json.dumps({'type': kind, 'prompt': question.text,
-                                     'answer': question.answer, 'images': names}))
-    (folder / 'questions.jsonl').write_text('\n'.join(lines) + '\n')
+    with AtomicFolder(folder, error=ModelError) as made:
+        (made.folder / 'pictures').mkdir()
+        for kind, drawn in _questions(per_type, seed):
+            for number, (scenes, question) in enumerate(drawn):
+                names = [f'pictures/{kind}-{number}-{view}.png' for view in range(len(scenes))]
+                for name, scene in zip(names, scenes, strict=True):
+                    Image.fromarray(render(scene, CAMERA)).save(made.folder / name)
+                lines.append(json.dumps({'type': kind, 'prompt': question.text,
+                                         'answer': question.answer, 'images': names}))
+        (made.folder / 'questions.jsonl').write_text('\n'.join(lines) + '\n')
     return len(lines)
 
 

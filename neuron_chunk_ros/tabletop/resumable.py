@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run that goes on where an earlier one was stopped."""
 
+import contextlib
 import json
 import time
 from abc import ABC, abstractmethod
@@ -9,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from neuron_chunk_ros.errors import ModelError
+from neuron_chunk_ros.storage.atomic import AtomicFolder, replace_file
 
 
 class ResumableRun(ABC):
@@ -43,8 +46,16 @@ class ResumableRun(ABC):
         """Return that of step number `self.step`."""
 
     @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the model's files into an empty folder."""
+
     def export(self, folder: Path) -> None:
-        """Write the Hugging Face folder."""
+        """Write the Hugging Face folder, whole or not at all; one that is there is replaced.
+
+        :raises ModelError: where it can't be written.
+        """
+        with AtomicFolder(folder, error=ModelError, replace=True) as made:
+            self.write(made.folder)
 
     def train_step(self) -> dict[str, float]:
         """Take one step; return its losses."""
@@ -80,23 +91,30 @@ class ResumableRun(ABC):
                 tensors[f'{key}.{name}'] = value
         tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
         name = f'state-{self.step}.safetensors'
-        save_file(tensors, self.folder / name)
+        replace_file(self.folder / name, [save(tensors)])
         note = {'step': self.step, 'file': name, 'recipe': vars(self.recipe),
                 'saved': time.strftime('%Y-%m-%d %H:%M:%S')}
-        temporary = self.folder / 'state.json.part'
-        temporary.write_text(json.dumps(note, indent=2))
-        temporary.replace(self.folder / 'state.json')
+        replace_file(self.folder / 'state.json', [json.dumps(note, indent=2).encode()])
+        self._remove_others(name)
+
+    def _remove_others(self, name: str) -> None:
         for old in self.folder.glob('state-*.safetensors'):
             if old.name != name:
-                old.unlink()
+                with contextlib.suppress(OSError):  # what is needed has been saved
+                    old.unlink()
 
     def _load(self) -> None:
-        note = json.loads((self.folder / 'state.json').read_text())
-        if note['recipe'] != vars(self.recipe):
-            raise ModelError(f'{self.folder} holds a run with another recipe: choose a new folder '
-                             'or the same numbers')
-        tensors = load_file(self.folder / note['file'])
-        self.step = note['step']
+        try:
+            note = json.loads((self.folder / 'state.json').read_text())
+            if note['recipe'] != vars(self.recipe):
+                raise ModelError(f'{self.folder} holds a run with another recipe: choose a new '
+                                 'folder or the same numbers')
+            tensors = load_file(self.folder / note['file'])
+            self.step = note['step']
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(f'{self.folder}: the run it holds can not be read ({error}): choose '
+                             'a new folder') from error
+        self._remove_others(note['file'])  # which a run that was killed in between left
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f'value.{name}'])

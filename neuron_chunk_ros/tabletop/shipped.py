@@ -4,12 +4,13 @@
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 from neuron_chunk_ros.cache import cache_folder
 from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.storage.atomic import ScratchFolder
 from neuron_chunk_ros.storage.bundle import Bundle
+from neuron_chunk_ros.storage.disk_errors import failure
 
 ROWS = 'int8'  # the row format that ships
 CLASSES = Path(__file__).parent / 'head_classes.json'  # of its heads, see docs/TABLETOP.md
@@ -53,13 +54,15 @@ def bundle_dir(cache: Path | None = None) -> Path:
     classes = json.loads(CLASSES.read_text(encoding='utf-8'))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix='tabletop-') as folder:
-            made = Path(folder) / 'bundle'
+        with ScratchFolder(target) as scratch:
+            made = scratch.folder / 'bundle'
             convert(source, made, name='tabletop', rows=ROWS)
             store_attention(Bundle.open(made), classes['heads'], classes['about'])
             made.rename(target)
     except OSError as error:
+        raise BundleError(failure(cache, error, 'nothing was kept')) from error
+    except BundleError:
         # Another process may have made it meanwhile; a bundle appears whole or not at all.
         if not target.exists():
-            raise BundleError(f'{target}: cannot be written: {error.strerror}') from error
+            raise
     return target

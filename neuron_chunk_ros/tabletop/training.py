@@ -152,6 +152,6 @@ class Training(ResumableRun):
                     loss = loss + recipe.place_weight * place
         return loss, figures
 
-    def export(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """See ResumableRun."""
         save(self.model, folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from neuron_chunk_ros.figure_file import save_figure
 from neuron_chunk_ros.programs.demo.report import Asked
 
 _BAR = 84
@@ -72,5 +73,5 @@ def draw_contiguity(answers: dict[str, object], path: Path):
         axis.set_axisbelow(True)
     np.atleast_1d(axes)[0].set_ylabel('chunks read for one answer')
     np.atleast_1d(axes)[0].set_yscale('log')
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     pyplot.close(figure)
