@@ -16,6 +16,7 @@ from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.attention import MODES, Attending
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
+from neuron_chunk_ros.engine.device import check_device
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
 from neuron_chunk_ros.engine.drive import Drive
 from neuron_chunk_ros.engine.flash_products import FlashProducts
@@ -122,11 +123,7 @@ class Session:
                              f'{", ".join(ON_DRIVE_FAULT)}')
         check_request(policy, sparsity, text_sparsity, deadline_ms)
         _check_attention(attention)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device '{device}' can't be used: {str(error).splitlines()[0]}"
-                             ) from error
+        check_device(device)
         bundle = Bundle.open(bundle)
         _, config = read_config(bundle)
         text = config.text_config

@@ -5,7 +5,10 @@
 The only place that knows their names.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families.base import Family, GroupPlan, Member
@@ -14,7 +17,7 @@ from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart, stop_to
 from neuron_chunk_ros.families.qwen2_vl import QWEN2_VL
 
 __all__ = ['FAMILIES', 'Family', 'GroupPlan', 'Member', 'PromptBuilder', 'PromptPart',
-           'family_for', 'prompt_builder', 'stop_tokens']
+           'family_for', 'image_check', 'prompt_builder', 'stop_tokens']
 
 FAMILIES = {family.name: family for family in (LLAVA_ONEVISION, QWEN2_VL)}
 
@@ -27,6 +30,15 @@ def family_for(config: dict) -> Family:
         raise ModelError(
             f'model_type {kind!r} is not supported (known: {", ".join(sorted(FAMILIES))})')
     return family
+
+
+def image_check(config: dict) -> Callable[[np.ndarray], None]:
+    """Return what raises RequestError for a picture, [height, width, 3], of a size it can't take.
+
+    :param config: a model's config.json; raises ModelError for an unknown family's.
+    """
+    prompts = family_for(config).prompts
+    return lambda image: prompts.check_size(*image.shape[:2])
 
 
 def prompt_builder(family: str, folder: Path, config) -> PromptBuilder:

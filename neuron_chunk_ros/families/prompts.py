@@ -11,6 +11,7 @@ a part has behind its last special token (such as a line's end) opens the piece 
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from neuron_chunk_ros.attention.segments import Segment
-from neuron_chunk_ros.errors import BundleError, ModelError
+from neuron_chunk_ros.errors import BundleError, ModelError, RequestError
 
 _MARK = '\ue000'  # a question no template has in its own text
 
@@ -56,6 +57,7 @@ class PromptBuilder(ABC):
     image_part = 'image'           # what the family's chat template calls a picture
     placeholder: str               # what its text has in a picture's place
     visual_ids: tuple[int, ...]    # token numbers that stand for visual features
+    most_ratio = math.inf          # of an image's sides
     not_pixels: tuple[str, ...] = ('attention_mask',)  # of what `build` returns beside input_ids
 
     def __init__(self, folder: Path, config):
@@ -74,11 +76,20 @@ class PromptBuilder(ABC):
         # By number: an image's text up to its last special token, and what follows.
         self._parts: dict[int, tuple[str, str]] = {}
 
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise RequestError for the size of an image that the family can't take."""
+        if max(height, width) > cls.most_ratio * min(height, width):
+            raise RequestError(
+                f'an image is {width} x {height} pixels: this model takes none of which one side '
+                f'is more than {cls.most_ratio} times the other; cut or resize it')
+
     @abstractmethod
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return the family's pixel tensors, and how many tokens each image takes.
 
         :param images: uint8 [height, width, 3] RGB each, at least one.
+        :raises RequestError: for one of a size that the family can't take, see check_size.
         """
 
     def build(self, prompt: str, images: Sequence[np.ndarray],

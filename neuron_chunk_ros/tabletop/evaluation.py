@@ -72,6 +72,8 @@ def draw(folder: Path, per_type: int, seed: int) -> int:
     """
     if folder.exists():
         raise ModelError(f'{folder}: exists already; give a folder to be made')
+    if not folder.absolute().parent.is_dir():
+        raise ModelError(f'{folder.absolute().parent} is not a folder: create it first')
     (folder / 'pictures').mkdir(parents=True)
     lines = []
     for kind, drawn in _questions(per_type, seed):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from neuron_chunk_ros.errors import ModelError
@@ -91,12 +92,17 @@ class ResumableRun(ABC):
                 old.unlink()
 
     def _load(self) -> None:
-        note = json.loads((self.folder / 'state.json').read_text())
-        if note['recipe'] != vars(self.recipe):
+        state = self.folder / 'state.json'
+        try:
+            note = json.loads(state.read_text())
+            self.step, saved = int(note['step']), self.folder / note['file']
+            recipe, tensors = note['recipe'], load_file(saved)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(f'{state}: not the state of a run ({error}): remove it, or choose a '
+                             'new folder') from error
+        if recipe != vars(self.recipe):
             raise ModelError(f'{self.folder} holds a run with another recipe: choose a new folder '
                              'or the same numbers')
-        tensors = load_file(self.folder / note['file'])
-        self.step = note['step']
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f'value.{name}'])
