@@ -41,6 +41,8 @@ def register(subparsers) -> None:
                          type=arguments.whole(1, arguments.MOST_MB),
                          help='instead of --base: memory for '
                          'all bases; each group gets the bits that err least in it')
+    convert.add_argument('--allow-non-finite', action='store_true',
+                         help='take weights that are NaN or infinite, of a damaged model')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
     inspect.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text)
@@ -81,7 +83,7 @@ def _convert(args: argparse.Namespace) -> int:
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
                          rows=args.rows, lm_head=args.lm_head, base=args.base,
-                         base_mb=args.base_mb)
+                         base_mb=args.base_mb, allow_non_finite=args.allow_non_finite)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
           f'{f", {_mb(bundle.base_bytes)} MB of bases" if bundle.bases else ""}'

@@ -34,6 +34,9 @@ def register(subparsers) -> None:
                         help='write there what became of each group')
     parser.add_argument('--figure', metavar='FILE.png', type=arguments.output,
                         help='draw the report there (or .svg, .pdf)')
+    parser.add_argument('--allow-non-finite', action='store_true',
+                        help='take weights that are NaN or infinite, of a damaged model, where '
+                             'they are not rounded')
     samples.add_arguments(parser)
     parser.set_defaults(run=_compress, parser=parser)
 
@@ -73,6 +76,9 @@ def _tell(args: argparse.Namespace, report) -> None:
 
 def _integers(args: argparse.Namespace, recipe, given: samples.Given, exam) -> int:
     from neuron_chunk_ros.compress.integers import compress
+    if args.allow_non_finite:
+        raise RequestError('--allow-non-finite: integers of fixed_point are all finite; leave it '
+                           'out')
     if args.device != 'cpu':
         raise RequestError(f'--device {args.device}: integers of fixed_point are computed on the '
                            'CPU; leave it out')
@@ -87,7 +93,8 @@ def _bundle(args: argparse.Namespace, recipe, given: samples.Given, exam) -> int
     from neuron_chunk_ros.compress.bundles import compress
     with _bar() as progress:
         bundle, report = compress(args.source, args.target, recipe, given.drawn(),
-                                  device=args.device, exam=exam, progress=progress)
+                                  device=args.device, exam=exam, progress=progress,
+                                  allow_non_finite=args.allow_non_finite)
     _tell(args, report)
     print(f'{bundle.path}: {bundle.flash_bytes / 1e6:.1f} MB for flash, '
           f'{bundle.resident_bytes / 1e6:.1f} MB resident, rows of {bundle.rows}')

@@ -28,6 +28,7 @@ from neuron_chunk_ros.compress.report import IntegerReport
 from neuron_chunk_ros.errors import ModelError, RequestError
 from neuron_chunk_ros.families import PromptBuilder, prompt_builder, stop_tokens
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint
+from neuron_chunk_ros.prepare.finite import check_checkpoint
 from neuron_chunk_ros.prepare.layer_walk import Sample
 from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target
 
@@ -49,6 +50,7 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     source, target, tell = Path(source), Path(target), progress or (lambda share: None)
     check_target(target, ModelError)
     checkpoint = Checkpoint(source)
+    check_checkpoint(checkpoint)
     logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         source, local_files_only=True, attn_implementation='eager').eval()
