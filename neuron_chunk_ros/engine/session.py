@@ -31,7 +31,15 @@ from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import FAMILIES, prompt_builder, stop_tokens
+from neuron_chunk_ros.families import (
+    FAMILIES,
+    GENERATION_JSON,
+    GenerationSettings,
+    PromptBuilder,
+    generation_settings,
+    prompt_builder,
+    read_generation,
+)
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.profile import Profile
@@ -66,9 +74,9 @@ class Session:
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
         self._attending = Attending(head_classes(bundle, config.text_config))
         self._attending.attach(self._decoder.layers)
+        self._generation = _generation_settings(bundle, config, self._prompts)
         self._runner = Runner(
-            model, self._decoder, groups, products, self._prompts,
-            stop_tokens(bundle.path, config, self._prompts),
+            model, self._decoder, groups, products, self._prompts, self._generation,
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             self._attending,
             drafting=Drafting(PromptLookup()) if drafts else None,
@@ -207,6 +215,8 @@ class Session:
     def notes(self) -> list[str]:
         """What the reader fell back from and why, and settings that are for experiments."""
         notes = list(self._reader.notes)
+        if self._generation.note:
+            notes.append(self._generation.note)
         if self._dtype != STORED[self.bundle.dtype]:
             notes.append(f'this processor is slow in {self.bundle.dtype}: computing in '
                          f'{str(self._dtype).removeprefix("torch.")}')
@@ -339,6 +349,12 @@ class Session:
 def _check_attention(attention: str) -> None:
     if attention not in MODES:
         raise ValueError(f"attention is '{attention}', want one of {', '.join(MODES)}")
+
+
+def _generation_settings(bundle: Bundle, config, prompts: PromptBuilder) -> GenerationSettings:
+    return generation_settings(
+        read_generation(bundle.path, config), prompts.tokenizer.eos_token_id,
+        config.text_config.vocab_size, str(bundle.path / GENERATION_JSON))
 
 
 def head_classes(bundle: Bundle, text_config) -> list[list[int]] | None:

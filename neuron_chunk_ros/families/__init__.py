@@ -12,12 +12,19 @@ import numpy as np
 
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families.base import Family, GroupPlan, Member
+from neuron_chunk_ros.families.generation import (
+    GENERATION_JSON,
+    GenerationSettings,
+    generation_settings,
+    read_generation,
+)
 from neuron_chunk_ros.families.llava_onevision import LLAVA_ONEVISION
 from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart, stop_tokens
 from neuron_chunk_ros.families.qwen2_vl import QWEN2_VL
 
-__all__ = ['FAMILIES', 'Family', 'GroupPlan', 'Member', 'PromptBuilder', 'PromptPart',
-           'family_for', 'image_check', 'prompt_builder', 'stop_tokens']
+__all__ = ['FAMILIES', 'Family', 'GENERATION_JSON', 'GenerationSettings', 'GroupPlan', 'Member',
+           'PromptBuilder', 'PromptPart', 'family_for', 'generation_settings', 'image_check',
+           'prompt_builder', 'read_generation', 'stop_tokens']
 
 FAMILIES = {family.name: family for family in (LLAVA_ONEVISION, QWEN2_VL)}
 
