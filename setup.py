@@ -60,7 +60,7 @@ setup(
     ],
     entry_points={
         'console_scripts': [
-            f'neuron-chunk = {NAME}.cli.main:main',
+            f'neuron-chunk = {NAME}.cli.main:command',
             f'neuron_chunk_demo = {NAME}.programs.demo.main:main',
             f'tabletop_publisher = {NAME}.programs.demo.tabletop_publisher:main',
             f'vlm_node = {NAME}.node.main:main',

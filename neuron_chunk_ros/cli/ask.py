@@ -8,7 +8,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from neuron_chunk_ros.cli import session_options
+from neuron_chunk_ros.cli import arguments, session_options
 
 
 def register(subparsers) -> None:
@@ -18,16 +18,19 @@ def register(subparsers) -> None:
     session_options.add(parser)
     parser.add_argument('prompt', metavar='QUESTION')
     parser.add_argument('--image', metavar='FILE', action='append', default=[],
+                        type=arguments.path,
                         help='a picture; give it again for several')
-    parser.add_argument('--max-new-tokens', type=int, default=64)
-    parser.add_argument('--deadline', type=float, metavar='SECONDS',
+    parser.add_argument('--max-new-tokens', type=arguments.whole(1, arguments.MOST_TOKENS),
+                        metavar='N', default=64)
+    parser.add_argument('--deadline', type=arguments.seconds, metavar='SECONDS',
                         help='for the whole answer, which ends there')
     parser.add_argument('--json', action='store_true', help='the answer and its bill')
     parser.set_defaults(run=_ask)
 
 
 def _ask(args: argparse.Namespace) -> int:
-    images = [session_options.picture(path) for path in args.image]
+    from neuron_chunk_ros.picture_file import read_picture
+    images = [read_picture(path) for path in args.image]
     with session_options.open_session(args) as session:
         answer = session.ask(args.prompt, images, max_new_tokens=args.max_new_tokens,
                              deadline=args.deadline)
@@ -45,7 +48,7 @@ def _ask(args: argparse.Namespace) -> int:
           f'{timing.total * 1e3:.0f} ms (vision {timing.vision * 1e3:.0f}, prefill '
           f'{timing.prefill * 1e3:.0f}, decode {timing.decode * 1e3:.0f}); '
           f'{io.bytes_read / 1e6:.1f} MB in {io.chunks} chunks by {io.backend}, direct I/O '
-          f'{"yes" if io.direct_io else "no"}, rows {io.rows_selected / io.rows_total:.0%}'
+          f'{"yes" if io.direct_io else "no"}, rows {io.rows_selected / max(1, io.rows_total):.0%}'
           f'{attention}')
     print(_rates(answer, profile))
     return 0

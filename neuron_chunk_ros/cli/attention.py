@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
-from neuron_chunk_ros.cli import samples
+from neuron_chunk_ros.cli import arguments, samples
 from neuron_chunk_ros.errors import BundleError, RequestError
+from neuron_chunk_ros.plain_file import read_text
 
+_MOST_BYTES = 64 << 20  # of a file of prompts
 _COUNTS = (2, 3, 4, 6, 8)
 
 
@@ -21,39 +24,56 @@ def register(subparsers) -> None:
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     learn = commands.add_parser('characterize', help='give each head a class, on prompts with '
                                                      'several images')
-    learn.add_argument('bundle', metavar='BUNDLE_DIR', help='its classes are replaced')
+    learn.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text,
+                       help='its classes are replaced')
     samples.add_arguments(learn, images=False)
-    learn.add_argument('--prompts', metavar='FILE', type=Path,
+    learn.add_argument('--prompts', metavar='FILE', type=arguments.path,
                        help='JSON lines with "prompt" and "images", a list of files beside FILE, '
                             'instead of --images and --prompt (tabletop draw writes such)')
     learn.add_argument('--counts', metavar='A,B,...', default=_COUNTS,
-                       type=lambda text: tuple(int(part) for part in text.split(',')),
-                       help='images of a prompt, in turns (default '
+                       type=_counts,
+                       help='images of a prompt, in turns, 2 or more (default '
                             f'{",".join(map(str, _COUNTS))}; with --images)')
-    learn.add_argument('--drift', metavar='NATS', type=float, default=0.001,
+    learn.add_argument('--drift', metavar='NATS', default=0.001,
+                       type=arguments.number(above=0, most=100),
                        help="how far the first word's distribution may drift, mean KL divergence "
                             '(default 0.001)')
-    learn.add_argument('--tolerance', metavar='SHARE', type=float,
+    learn.add_argument('--tolerance', metavar='SHARE', type=arguments.number(0, 100),
                        help="relative error of a head's output, instead of searching for it")
     learn.add_argument('--schedule', choices=('constant', 'linear'), default='constant',
                        help='of the tolerance over the layers (default constant)')
-    learn.add_argument('--memory-budget-mb', metavar='MB', type=int,
+    learn.add_argument('--memory-budget-mb', metavar='MB',
+                       type=arguments.whole(1, arguments.MOST_MB),
                        help='to run the model in (default: none)')
-    learn.add_argument('--max-context', metavar='N', type=int, default=4096)
+    learn.add_argument('--max-context', metavar='N', default=4096,
+                       type=arguments.whole(1, arguments.MOST_TOKENS))
     learn.set_defaults(run=_characterize, parser=learn)
 
     show = commands.add_parser('show', help='draw layers and heads')
-    show.add_argument('bundle', metavar='BUNDLE_DIR')
-    show.add_argument('--figure', metavar='FILE', type=Path, help='a picture, as PNG or SVG')
+    show.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text)
+    show.add_argument('--figure', metavar='FILE', type=arguments.output,
+                      help='a picture, as PNG or SVG')
     show.add_argument('--json', action='store_true', help='for programs')
     show.set_defaults(run=_show)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    kind = arguments.whole(2, 64)
+    return tuple(kind(part) for part in text.split(','))
 
 
 def _characterize(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from neuron_chunk_ros.attention.templates import NAMES
+    from neuron_chunk_ros.engine.device import check_device
     from neuron_chunk_ros.prepare.characterize import characterize
+    from neuron_chunk_ros.storage.bundle import Bundle
+    Bundle.open(args.bundle)  # before anything slow
+    try:
+        check_device(args.device)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     prompts = list(_from_file(args) if args.prompts else _from_pictures(args))
     with tqdm(desc='characterize', disable=None, leave=False) as bar:
         def show(done: int, total: int) -> None:
@@ -78,13 +98,11 @@ def _from_pictures(args: argparse.Namespace):
     import itertools
 
     import numpy as np
-    if any(count < 2 for count in args.counts):
-        raise RequestError('--counts: two images or more in each prompt')
     if args.images is None:
         raise RequestError('give --images DIR, or --prompts FILE')
-    given = samples.given(args)
-    pictures = [images[0] for _, images in samples.Given(
-        given.paths, given.prompts, None, given.seed, len(given.paths)).drawn()]
+    given = samples.given(args, args.bundle)
+    pictures = [images[0] for _, images in dataclasses.replace(
+        given, number=None, most=len(given.paths)).drawn()]
     rng = np.random.default_rng(given.seed or 0)
     for number, count in zip(range(given.number or given.most), itertools.cycle(args.counts)):
         chosen = rng.choice(len(pictures), count, replace=count > len(pictures))
@@ -95,24 +113,29 @@ def _from_file(args: argparse.Namespace):
     """Yield (prompt, images) of the lines with several images. Raises RequestError."""
     folder, made = args.prompts.parent, 0
     try:
-        lines = [json.loads(line) for line in args.prompts.read_text().splitlines() if line]
+        lines = [json.loads(line) for line in read_text(args.prompts, _MOST_BYTES).splitlines()
+                 if line]
         wanted = [(str(line['prompt']), [folder / name for name in line['images']])
                   for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f'{args.prompts}: not JSON lines with "prompt" and "images" '
                            f'({error})') from error
+    looked_at, left_out = 0, samples.LeftOut(samples.fitting(args.bundle))
     for prompt, paths in wanted:
         if len(paths) < 2 or (args.samples is not None and made == args.samples):
             continue
-        images = [samples.read_picture(path) for path in paths]
+        looked_at += len(paths)
+        images = [left_out.read(path) for path in paths]
         if all(image is not None for image in images):
             made += 1
             yield prompt, images
+    left_out.tell(looked_at)
 
 
 def _show(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.attention.templates import NAMES
     from neuron_chunk_ros.storage.bundle import Bundle
+    arguments.check_figure(args.figure)
     attention = Bundle.open(args.bundle).attention
     if attention is None:
         raise BundleError(f'{args.bundle}: no classes of heads; make them with: neuron-chunk '

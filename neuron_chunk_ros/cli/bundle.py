@@ -10,14 +10,17 @@ import json
 import re
 import sys
 
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.cli.progress import byte_progress
 
 
 def register(subparsers) -> None:
     """Add the sub-commands to the parser of `neuron-chunk`."""
     convert = _add(subparsers, 'convert', _convert, 'prepare a Hugging Face model for flash')
-    convert.add_argument('model', metavar='MODEL_DIR', help='folder with config.json, safetensors')
-    convert.add_argument('bundle', metavar='BUNDLE_DIR', help='folder to write; must not exist')
+    convert.add_argument('model', metavar='MODEL_DIR', type=arguments.path_text,
+                         help='folder with config.json, safetensors')
+    convert.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.target,
+                         help='folder to write; must not exist')
     convert.add_argument('--dtype', metavar='TYPE', help='round weights to bfloat16, float16 or '
                          'float32 (default: as they are)')
     convert.add_argument('--layout', choices=('bundled', 'separate'), default='bundled',
@@ -30,33 +33,40 @@ def register(subparsers) -> None:
     convert.add_argument('--rows', metavar='FORMAT', help="pack the decoder's rows as int8 or "
                          'int4 (a scale for 256 or 32 output channels), int8-128, int4-64 ... '
                          '(default: as they are)')
-    convert.add_argument('--base', metavar='BITS', type=int, help='cut rows of int8 (int6, int5) '
+    convert.add_argument('--base', metavar='BITS', type=arguments.whole(1, 8),
+                         help='cut rows of int8 (int6, int5) '
                          'in two: so many high bits, 2 to 4, that are held in memory, and the '
                          'others on flash')
-    convert.add_argument('--base-mb', metavar='MB', type=int, help='instead of --base: memory for '
+    convert.add_argument('--base-mb', metavar='MB',
+                         type=arguments.whole(1, arguments.MOST_MB),
+                         help='instead of --base: memory for '
                          'all bases; each group gets the bits that err least in it')
+    convert.add_argument('--allow-non-finite', action='store_true',
+                         help='take weights that are NaN or infinite, of a damaged model')
 
     inspect = _add(subparsers, 'inspect', _inspect, 'show what a bundle holds')
-    inspect.add_argument('bundle', metavar='BUNDLE_DIR')
+    inspect.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text)
     inspect.add_argument('--json', action='store_true', help='everything, for programs')
-    inspect.add_argument('--memory-budget-mb', metavar='MB', type=int, help='show what a session '
+    inspect.add_argument('--memory-budget-mb', metavar='MB',
+                         type=arguments.whole(0, arguments.MOST_MB), help='show what a session '
                          'with this budget would hold, and read for a word and a frame; 0: '
                          'without a budget')
-    inspect.add_argument('--max-context', metavar='TOKENS', type=int, default=4096,
+    inspect.add_argument('--max-context', metavar='TOKENS', default=4096,
+                         type=arguments.whole(1, arguments.MOST_TOKENS),
                          help='of that session (default 4096)')
 
     verify = _add(subparsers, 'verify', _verify, 'compare a bundle with its checksums, or '
                   'compute golden vectors again')
-    verify.add_argument('bundle', metavar='FOLDER',
+    verify.add_argument('bundle', metavar='FOLDER', type=arguments.path_text,
                         help='a bundle, or what compress made with fixed_point')
 
     synthesize = _add(subparsers, 'synthesize', _synthesize,
                       'write a random model of a real architecture and size')
     synthesize.add_argument('preset', metavar='PRESET', nargs='?',
                             help='architecture; without any, the known ones are listed')
-    synthesize.add_argument('model', metavar='MODEL_DIR', nargs='?',
+    synthesize.add_argument('model', metavar='MODEL_DIR', nargs='?', type=arguments.target,
                             help='folder to write; must not exist')
-    synthesize.add_argument('--seed', type=int, default=0, help='same seed, same bytes')
+    synthesize.add_argument('--seed', type=arguments.seed, default=0, help='same seed, same bytes')
     synthesize.add_argument('--dtype', metavar='TYPE', default='bfloat16',
                             help='bfloat16 (default), float16 or float32')
     synthesize.set_defaults(parser=synthesize)
@@ -73,7 +83,7 @@ def _convert(args: argparse.Namespace) -> int:
     with byte_progress('convert') as progress:
         bundle = convert(args.model, args.bundle, args.dtype, progress, layout=args.layout,
                          rows=args.rows, lm_head=args.lm_head, base=args.base,
-                         base_mb=args.base_mb)
+                         base_mb=args.base_mb, allow_non_finite=args.allow_non_finite)
     print(f'{bundle.path}: {_mb(bundle.flash_bytes)} MB for flash in {len(bundle.groups)} groups, '
           f'{_mb(bundle.resident_bytes)} MB resident, {bundle.dtype}'
           f'{f", {_mb(bundle.base_bytes)} MB of bases" if bundle.bases else ""}'

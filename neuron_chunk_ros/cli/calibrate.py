@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-from neuron_chunk_ros.cli import samples
+from neuron_chunk_ros.cli import arguments, samples
 from neuron_chunk_ros.cli.progress import byte_progress
 
 
@@ -15,19 +15,21 @@ def register(subparsers) -> None:
     text = 'learn from pictures how much of each group can be skipped, and which rows are hot'
     calibrate = subparsers.add_parser('calibrate', help=text,
                                       description=f'{text.capitalize()}.')
-    calibrate.add_argument('bundle', metavar='BUNDLE_DIR', help='its calibration is replaced')
+    calibrate.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text,
+                           help='its calibration is replaced')
     samples.add_arguments(calibrate)
     calibrate.set_defaults(run=_calibrate, parser=calibrate)
 
     text = 'write a bundle anew: other row order, storage layout, or cut of its rows'
     rewrite = subparsers.add_parser('rewrite', help=text, description=f'{text.capitalize()}.')
-    rewrite.add_argument('source', metavar='SOURCE_DIR', help='a bundle')
-    rewrite.add_argument('target', metavar='TARGET_DIR', help='folder to write; must not exist')
+    rewrite.add_argument('source', metavar='SOURCE_DIR', type=arguments.path_text, help='a bundle')
+    rewrite.add_argument('target', metavar='TARGET_DIR', type=arguments.target,
+                         help='folder to write; must not exist')
     rewrite.add_argument('--order', choices=('hot-cold', 'original'),
                          help='order of the rows on flash; hot-cold needs a calibration')
     rewrite.add_argument('--layout', choices=('bundled', 'separate'),
                          help='linear layers that share an input side by side, or each alone')
-    rewrite.add_argument('--base', type=int, choices=(2, 3, 4), metavar='BITS',
+    rewrite.add_argument('--base', type=arguments.whole(2, 4), metavar='BITS',
                          help='of rows in two parts, how many bits to hold in memory; rows stay '
                               'the same to the bit')
     rewrite.set_defaults(run=_rewrite, parser=rewrite)
@@ -36,7 +38,7 @@ def register(subparsers) -> None:
 def _calibrate(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.storage.bundle import Bundle
     Bundle.open(args.bundle)  # before anything slow
-    given = samples.given(args)
+    given = samples.given(args, args.bundle)
     from tqdm import tqdm
 
     from neuron_chunk_ros.prepare.calibrate import calibrate

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.errors import NeuronChunkError
 
 
@@ -21,19 +21,9 @@ def register(subparsers) -> None:
     parser.add_argument('--node', metavar='NAME', default='',
                         help='such as vlm or /robot1/vlm (default: the only one)')
     parser.add_argument('--namespace', metavar='NAME', help='look only there')
-    parser.add_argument('--once', metavar='SECONDS', type=_seconds, nargs='?', const=3.0,
+    parser.add_argument('--once', metavar='SECONDS', type=arguments.seconds, nargs='?', const=3.0,
                         help='listen that long (default 3), print all that is known, and end')
     parser.set_defaults(run=_monitor)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
-    return value
 
 
 def _monitor(args: argparse.Namespace) -> int:

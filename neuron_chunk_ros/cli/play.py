@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from pathlib import Path
 
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.errors import NeuronChunkError
 
 # Frames sent later than this are worth a word [s].
@@ -26,15 +26,15 @@ def register(subparsers) -> None:
                     '(answers, telemetry and diagnostics in the time of the old one), '
                     'answers.csv and page.png. The node is started for this, in a ROS domain of '
                     'its own on this machine, so a robot nearby sees nothing of it.')
-    parser.add_argument('bag', metavar='BAG', type=Path)
-    parser.add_argument('--out', metavar='FOLDER', type=Path,
+    parser.add_argument('bag', metavar='BAG', type=arguments.path)
+    parser.add_argument('--out', metavar='FOLDER', type=arguments.target,
                         help="what to make (default: BAG's name + _answers)")
     parser.add_argument('--storage', choices=('sqlite3', 'mcap'), default='',
                         help="of the new bag (default: as BAG's)")
     asking = parser.add_argument_group('questions')
     asking.add_argument('--ask', metavar='QUESTION', action='append', default=[],
                         help='asked at every frame the node has time for; may be repeated')
-    asking.add_argument('--ask-rate', metavar='HZ', type=float, default=0.0,
+    asking.add_argument('--ask-rate', metavar='HZ', type=arguments.number(0, 1000), default=0.0,
                         help='asked so often instead, in real time')
     asking.add_argument('--at', metavar='SECONDS=QUESTION', type=_question, action='append',
                         default=[], help='asked once, so long after the bag begins')
@@ -45,16 +45,22 @@ def register(subparsers) -> None:
                              'camera then')
     frames.add_argument('--camera', metavar='NAME=TOPIC', dest='topics', action='append',
                         type=_camera, help='the same, with a name for the camera')
-    frames.add_argument('--rate', type=float, default=1.0, help='2 is twice as fast (default 1)')
-    frames.add_argument('--start', metavar='SECONDS', type=float, default=0.0,
+    frames.add_argument('--rate', type=arguments.number(0, 1000), default=1.0,
+                        help='2 is twice as fast (default 1)')
+    frames.add_argument('--start', metavar='SECONDS', default=0.0,
+                        type=arguments.number(0, arguments.MOST_SECONDS),
                         help='begin so far into the bag')
-    frames.add_argument('--duration', metavar='SECONDS', type=float, help='play no longer')
-    frames.add_argument('--drain', metavar='SECONDS', type=float, default=30.0,
+    frames.add_argument('--duration', metavar='SECONDS',
+                        type=arguments.number(0, arguments.MOST_SECONDS), help='play no longer')
+    frames.add_argument('--drain', metavar='SECONDS', default=30.0,
+                        type=arguments.number(0, arguments.MOST_SECONDS),
                         help='wait at most so long for the last answers (default 30)')
     node = parser.add_argument_group('the node')
-    node.add_argument('--model', metavar='BUNDLE_DIR', help="a bundle, or 'tabletop' (default)")
+    node.add_argument('--model', metavar='BUNDLE_DIR', type=arguments.path_text,
+                      help="a bundle, or 'tabletop' (default)")
     node.add_argument('--policy', choices=('dense', 'topk', 'greedy', 'optimal'))
-    node.add_argument('--sparsity', type=float, help='fraction of the decoder not read')
+    node.add_argument('--sparsity', type=arguments.fraction,
+                      help='fraction of the decoder not read')
     node.add_argument('--mode', choices=('snapshot', 'stream'),
                       help='look at the newest frame when asked, or keep frames in the context')
     node.add_argument('--param', metavar='NAME:=VALUE', action='append', default=[],
@@ -70,8 +76,8 @@ def _question(text: str) -> tuple[float, str]:
     at, equals, question = text.partition('=')
     try:
         if equals:
-            return float(at), question
-    except ValueError:
+            return arguments.number(0, arguments.MOST_SECONDS)(at), question
+    except argparse.ArgumentTypeError:
         pass
     raise argparse.ArgumentTypeError(f"'{text}': write SECONDS=QUESTION")
 

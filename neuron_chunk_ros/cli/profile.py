@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.errors import ProfileError
 
-_PICTURES = ('.png', '.svg', '.pdf')
 _MOST_SECONDS = 120.0   # with writing and starting, this stays below three minutes
 
 
@@ -24,13 +24,14 @@ def register(subparsers) -> None:
                     'a temporary file of up to 1 GiB that is gone afterwards. The result, '
                     'storage-profile.json and a picture, serves all bundles in one folder: it '
                     'is written beside DIR where that is a bundle, and into DIR otherwise.')
-    parser.add_argument('--path', metavar='DIR', type=Path, required=True,
+    parser.add_argument('--path', metavar='DIR', type=arguments.path, required=True,
                         help='a bundle, or the folder that holds bundles')
     parser.add_argument('--backend', choices=('auto', 'io_uring', 'threads'), default='auto',
                         help='how to read; as the bundles will be read')
-    parser.add_argument('--seconds', metavar='N', type=_seconds, default=45.0,
+    parser.add_argument('--seconds', metavar='N', default=45.0,
+                        type=arguments.number(1, _MOST_SECONDS),
                         help='time to read for (default 45): longer is surer on a busy machine')
-    parser.add_argument('--plot', metavar='FILE', type=Path,
+    parser.add_argument('--plot', metavar='FILE', type=arguments.output,
                         help='where to draw throughput against block size (PNG, SVG or PDF; '
                              'default: beside the profile)')
     parser.add_argument('--json', action='store_true', help='print the profile, for programs')
@@ -42,13 +43,6 @@ def register(subparsers) -> None:
     parser.set_defaults(run=_profile)
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f'{text} is not within 1 to {_MOST_SECONDS:g}')
-    return value
-
-
 def _profile(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.storage import profile_file
     from neuron_chunk_ros.storage.measure import FILE_BYTES, measure
@@ -56,7 +50,8 @@ def _profile(args: argparse.Namespace) -> int:
     folder = Path(os.path.abspath(args.path))
     target = profile_file.profile_path(folder)
     plot = args.plot or target.with_suffix('.png')
-    where = _where(folder, target, plot)
+    where = _where(folder, target)
+    arguments.check_figure(plot, target)
     with _stages() as progress:
         profile = measure(
             where, backend=args.backend, progress=progress, seconds=args.seconds,
@@ -75,19 +70,14 @@ def _profile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _where(folder: Path, target: Path, plot: Path) -> Path:
+def _where(folder: Path, target: Path) -> Path:
     """Return the folder to measure in; refuse now what would fail after a minute's work."""
     if not folder.exists():
         raise ProfileError(f'{folder}: no such folder')
     if not folder.is_dir():
         raise ProfileError(f'{folder} is not a folder: give a bundle or the folder that holds it')
-    if plot.suffix.lower() not in _PICTURES:
-        raise ProfileError(f'{plot}: a picture ends in {", ".join(_PICTURES)}')
-    for parent in (target.parent, plot.absolute().parent):
-        if not parent.is_dir():
-            raise ProfileError(f'{parent}: no such folder')
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise ProfileError(f'{parent} is not writable: the result could not be kept there')
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ProfileError(f'{target.parent} is not writable: the result could not be kept there')
     # A bundle is left alone, unless it has a file system to itself.
     same = os.stat(folder).st_dev == os.stat(target.parent).st_dev
     return target.parent if same else folder

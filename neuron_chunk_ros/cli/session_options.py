@@ -7,23 +7,27 @@ from __future__ import annotations
 import argparse
 import sys
 
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.errors import RequestError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the bundle and how it is run."""
-    parser.add_argument('bundle', metavar='BUNDLE_DIR', help="a bundle, or 'tabletop'")
+    parser.add_argument('bundle', metavar='BUNDLE_DIR', type=arguments.path_text,
+                        help="a bundle, or 'tabletop'")
     parser.add_argument('--policy', choices=('dense', 'topk', 'greedy', 'optimal'),
                         default='dense')
-    parser.add_argument('--sparsity', type=float, default=0.0,
+    parser.add_argument('--sparsity', type=arguments.fraction, default=0.0,
                         help='fraction of the decoder not read')
-    parser.add_argument('--text-sparsity', type=float, default=0.0,
+    parser.add_argument('--text-sparsity', type=arguments.fraction, default=0.0,
                         help='the same for the text of the prompt: for experiments, see README')
-    parser.add_argument('--deadline-ms', type=float, default=0.0, metavar='MS',
+    parser.add_argument('--deadline-ms', default=0.0, metavar='MS',
+                        type=arguments.number(0, 1000 * arguments.MOST_SECONDS),
                         help='what each step may take, in place of a fraction')
     parser.add_argument('--attention', choices=('dense', 'blindsight'), default='dense',
                         help='how heads attend to images: to everything, or by their classes')
-    parser.add_argument('--memory-budget-mb', type=int,
+    parser.add_argument('--memory-budget-mb', type=arguments.whole(1, arguments.MOST_MB),
+                        metavar='MB',
                         help='for the session; what it leaves holds rows of the decoder')
     parser.add_argument('--device', default='cpu', help='torch device (default cpu)')
     parser.add_argument('--backend', choices=('auto', 'io_uring', 'threads'), default='auto')
@@ -49,14 +53,3 @@ def open_session(args: argparse.Namespace):
         return session
     except ValueError as error:
         raise RequestError(str(error)) from error
-
-
-def picture(path: str):
-    """Return a picture file as uint8 [height, width, 3]. Raises RequestError."""
-    import numpy as np
-    from PIL import Image
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert('RGB'))
-    except OSError as error:
-        raise RequestError(f'{path}: not a readable picture ({error})') from error

@@ -11,9 +11,9 @@ import argparse
 import json
 import signal
 import threading
-from pathlib import Path
 
 from neuron_chunk_ros.cache import cache_folder
+from neuron_chunk_ros.cli import arguments
 from neuron_chunk_ros.errors import ModelError
 
 
@@ -24,28 +24,30 @@ def register(subparsers) -> None:
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
 
     train = commands.add_parser('train', help='train it; goes on where an earlier run stopped')
-    train.add_argument('folder', metavar='RUN_DIR', type=Path,
+    train.add_argument('folder', metavar='RUN_DIR', type=arguments.path,
                        help='holds the run; the model is written to RUN_DIR/model')
-    train.add_argument('--seed', type=int, help="default: the shipped model's")
-    train.add_argument('--steps', type=int, help='of the stage that teaches answers (default: as '
+    train.add_argument('--seed', type=arguments.seed, help="default: the shipped model's")
+    train.add_argument('--steps', type=arguments.whole(1),
+                       help='of the stage that teaches answers (default: as '
                                                  'shipped)')
     _world(train)
     train.add_argument('--decoder', choices=('own', 'published'),
                        help='train a decoder, too (tabletop), or teach a vision tower to speak to '
                             'SmolLM2-135M-Instruct (easy-vqa); as the world needs it')
-    train.add_argument('--threads', type=int, help='CPU threads (default: all cores)')
+    train.add_argument('--threads', type=arguments.whole(1, 1024),
+                       help='CPU threads (default: all cores)')
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser('eval', help='print exact match by question type')
-    evaluate.add_argument('--model', metavar='MODEL_DIR', type=Path,
+    evaluate.add_argument('--model', metavar='MODEL_DIR', type=arguments.path,
                           help='a Hugging Face folder, or a bundle, such as a compressed one '
                                '(default: the shipped model)')
     _world(evaluate)
-    evaluate.add_argument('--questions', metavar='N', type=int, default=3000,
+    evaluate.add_argument('--questions', metavar='N', type=arguments.whole(1), default=3000,
                           help="of easy-VQA's 9,673 for testing (default 3000)")
-    evaluate.add_argument('--per-type', metavar='N', type=int, default=300,
+    evaluate.add_argument('--per-type', metavar='N', type=arguments.whole(1), default=300,
                           help="of tabletop's questions of each type (default 300)")
-    evaluate.add_argument('--seed', type=int, default=1_000_003)
+    evaluate.add_argument('--seed', type=arguments.seed, default=1_000_003)
     evaluate.add_argument('--blank', action='store_true',
                           help='also with a grey image: how far guessing gets')
     evaluate.add_argument('--json', action='store_true', help='for programs')
@@ -53,10 +55,11 @@ def register(subparsers) -> None:
 
     draw = commands.add_parser('draw', help='write pictures of its world, and questions about '
                                             'them with answers')
-    draw.add_argument('folder', metavar='DIR', type=Path, help='folder to write; must not exist')
-    draw.add_argument('--per-type', metavar='N', type=int, default=20,
+    draw.add_argument('folder', metavar='DIR', type=arguments.target,
+                      help='folder to write; must not exist')
+    draw.add_argument('--per-type', metavar='N', type=arguments.whole(1), default=20,
                       help='questions of each type (default 20)')
-    draw.add_argument('--seed', type=int, default=1_000_003)
+    draw.add_argument('--seed', type=arguments.seed, default=1_000_003)
     draw.set_defaults(run=_draw)
 
 
@@ -92,6 +95,7 @@ def _train(args: argparse.Namespace) -> int:
     from tqdm import tqdm
     if args.threads:
         torch.set_num_threads(args.threads)
+    args.folder.mkdir(parents=True, exist_ok=True)  # what can't be shows before the first step
     training = _training(args)
     recipe = training.recipe
     stopped = threading.Event()

@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from neuron_chunk_ros.cli import session_options
+from neuron_chunk_ros.cli import arguments, session_options
 
 _WARM_UP = 2    # steps of the kind ahead of the one that is written
 _TRACKS = {'read': 'flash', 'choose': 'decoder', 'multiply': 'decoder', 'wait': 'decoder'}
@@ -21,22 +21,26 @@ def register(subparsers) -> None:
     session_options.add(parser)
     parser.add_argument('--step', choices=('append', 'prefill', 'decode'), default='append',
                         help='a frame (default), a question with its frame, or a token')
-    parser.add_argument('--image', metavar='FILE', help='a picture (default: noise)')
+    parser.add_argument('--image', metavar='FILE', type=arguments.path,
+                        help='a picture (default: noise)')
     parser.add_argument('--prompt', default='what is there?')
-    parser.add_argument('--out', type=Path, default=Path('trace.json'), metavar='FILE')
+    parser.add_argument('--out', type=arguments.output, default=Path('trace.json'), metavar='FILE')
     parser.set_defaults(run=_trace)
 
 
 def _trace(args: argparse.Namespace) -> int:
-    image = session_options.picture(args.image) if args.image else _noise()
+    arguments.check_output(args.out, args.image)
+    from neuron_chunk_ros.picture_file import read_picture
+    image = read_picture(args.image) if args.image else _noise()
     with session_options.open_session(args) as session:
         step, spans = _record(session, args.step, args.prompt, image)
     from neuron_chunk_ros.storage.atomic import replace_file
     replace_file(args.out, [json.dumps(timeline(step, spans)).encode()])
     reading = step.bytes_read / step.read_seconds / 1e9 if step.read_seconds else 0.0
     print(f'{args.out}: {step.step} of {step.tokens} tokens in {step.seconds * 1e3:.1f} ms '
-          f'({step.tokens / step.seconds:.1f} tokens/s); {step.bytes_read / 1e6:.1f} MB at '
-          f'{reading:.2f} GB/s, waited {step.wait_seconds * 1e3:.1f} ms, chose '
+          f'({step.tokens / max(step.seconds, 1e-9):.1f} tokens/s); '
+          f'{step.bytes_read / 1e6:.1f} MB at {reading:.2f} GB/s, '
+          f'waited {step.wait_seconds * 1e3:.1f} ms, chose '
           f'{step.select_seconds * 1e3:.1f}, multiplied {step.compute_seconds * 1e3:.1f}')
     return 0
 

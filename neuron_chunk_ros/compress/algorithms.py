@@ -136,8 +136,8 @@ def algorithms_of(paths: list[Path]) -> Iterator[None]:
     before = dict(QUANTISERS), dict(PRUNERS)
     try:
         for number, path in enumerate(paths):
-            if not Path(path).is_file():
-                raise RecipeError(f'{path}: no such file of algorithms')
+            if not Path(path).is_file() or Path(path).suffix != '.py':
+                raise RecipeError(f'{path}: no such file of algorithms: give one that ends in .py')
             spec = importlib.util.spec_from_file_location(f'_algorithms_{number}', path)
             module = importlib.util.module_from_spec(spec)
             try:

@@ -25,9 +25,10 @@ from neuron_chunk_ros.compress.report import GroupReport, Report
 from neuron_chunk_ros.compress.segments import Segments, names_of
 from neuron_chunk_ros.engine.rows import STORED
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import BundleError, NeuronChunkError, RecipeError
+from neuron_chunk_ros.errors import BundleError, ModelError, NeuronChunkError, RecipeError
 from neuron_chunk_ros.prepare.checkpoint_rows import COARSE_WORDS, coarse_words
 from neuron_chunk_ros.prepare.convert import convert
+from neuron_chunk_ros.prepare.finite import check_bundle
 from neuron_chunk_ros.prepare.layer_trials import Layer
 from neuron_chunk_ros.prepare.layer_walk import Sample, Walk
 from neuron_chunk_ros.prepare.rewrite import plans_of, resident_of
@@ -55,13 +56,16 @@ Columns = Callable[[int, int], np.ndarray]  # some elements of all of a group's 
 
 def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recipe,
              samples: Iterable[Sample], *, device: str = 'cpu', name: str | None = None,
-             exam: Exam | None = None, progress: Progress | None = None) -> tuple[Bundle, Report]:
+             exam: Exam | None = None, progress: Progress | None = None,
+             allow_non_finite: bool = False) -> tuple[Bundle, Report]:
     """Write a compressed bundle and return it, opened, with a report.
 
     :param source: a Hugging Face folder, or a bundle in its original order whose rows are not
         packed. A folder is converted beside the target first, and the copy removed at the end.
     :param samples: (prompt, images uint8 [height, width, 3] RGB) each, to calibrate on.
     :param exam: asked of the source and of the compressed model, for the report.
+    :param allow_non_finite: take weights that are NaN or infinite, where their rows are not
+        rounded; they are refused otherwise.
     :raises RecipeError: for rules that contradict each other.
     :raises RequestError: for no sample at all, or one that can't be used.
     :raises ModelError, BundleError, ReadError: see errors.py. Nothing is left at the target, but
@@ -70,7 +74,7 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     target = Path(target)
     check_target(target, BundleError)
     tell = progress or (lambda share: None)
-    with _unpacked(Path(source), target, name, tell) as bundle:
+    with _unpacked(Path(source), target, name, tell, allow_non_finite) as bundle:
         plans = [_plan(bundle, plan, recipe) for plan in plans_of(bundle)]
         if any(plan.base for plan in plans):
             plans = [replace(plan, base=COARSE_WORDS) if plan.name == EMBEDDING else plan
@@ -112,7 +116,8 @@ def _take(exam: Exam, bundle: Path, after: bool, device: str) -> None:
 
 
 @contextlib.contextmanager
-def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> Iterator[Bundle]:
+def _unpacked(source: Path, target: Path, name: str | None, tell: Progress,
+              allow_non_finite: bool) -> Iterator[Bundle]:
     """Give the source as a bundle; a folder's is removed at the end."""
     if (source / BUNDLE_JSON).exists():
         bundle = Bundle.open(source)
@@ -121,10 +126,13 @@ def _unpacked(source: Path, target: Path, name: str | None, tell: Progress) -> I
             raise BundleError(f'{source}: a bundle to compress has all its rows, plain, in their '
                               f'original order; this one has {bundle.rows} rows in '
                               f'{bundle.order} order, a packed LM head, or was pruned')
+        if not allow_non_finite:
+            check_bundle(bundle)
         yield bundle
         return
     with ScratchFolder(target) as scratch:
         yield convert(source, scratch.folder / 'source', name=name,
+                      allow_non_finite=allow_non_finite,
                       progress=lambda done, total: tell(0.1 * done / total))
 
 
@@ -184,6 +192,9 @@ class _Work:
             for first, columns in _parts(rule, segments.made, group.rows, member.columns):
                 chosen = slice(left + first, left + first + columns)
                 weight = had.unpack(np.ascontiguousarray(stored(left + first, columns)))
+                if rule and rule.weights and not np.isfinite(weight).all():
+                    raise ModelError(f'{member.name}: a weight that is not finite can not be '
+                                     'rounded')
                 linear = Linear(member.name, weight, moments, scratch=scratch)
                 values = self._values(linear, rule, kept_rows, segments, first)
                 zeros += int((values == 0).sum())

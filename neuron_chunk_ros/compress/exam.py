@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from neuron_chunk_ros.errors import RequestError, out_of_memory
+from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.picture_file import read_picture
+from neuron_chunk_ros.plain_file import read_text
 
 MOST_TOKENS = 32  # of an answer
+_MOST_BYTES = 64 << 20  # of a file of questions
 _KEYS = {'prompt': str, 'answer': str, 'images': list, 'type': str}
 
+Fits = Callable[[np.ndarray], None]
 Ask = Callable[[str, list[np.ndarray]], str]  # a prompt and its images -> the model's answer
 
 
@@ -70,17 +73,26 @@ class Exam:
         self.answers = Answers(Counter(question.type for question in self.questions))
 
     @classmethod
-    def load(cls, path: Path) -> Exam:
-        """Read a file and check that its pictures are there. Raises RequestError with the line."""
+    def load(cls, path: Path, fits: Fits = lambda image: None) -> Exam:
+        """Read a file and check that its pictures can be used. Raises RequestError with the line.
+
+        :param fits: raises RequestError for a picture that the model can't take.
+        """
         try:
-            lines = path.read_text(encoding='utf-8').splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path, _MOST_BYTES).splitlines()
+        except (OSError, ValueError) as error:
             raise RequestError(f'{path}: not a readable file of questions ({error})') from error
         found = [_question(line, path.parent, f'{path}:{number}')
                  for number, line in enumerate(lines, 1) if line.strip()]
         if not found:
             raise RequestError(f'{path}: no question in it; give a JSON object a line, with '
                                'prompt, answer, images')
+        for picture in dict.fromkeys(image for question in found for image in question.images):
+            image = read_picture(picture)  # now, not after an hour of compressing
+            try:
+                fits(image)
+            except RequestError as error:
+                raise RequestError(f'{picture}: {error}') from error
         return cls(found)
 
     def ask(self, ask: Ask, after: bool, tell: Callable[[float], None] = lambda share: None
@@ -91,7 +103,7 @@ class Exam:
         """
         right = self.answers.after if after else self.answers.before
         for number, question in enumerate(self.questions, 1):
-            images = [_picture(path) for path in question.images]
+            images = [read_picture(path) for path in question.images]
             right[question.type] += _plain(ask(question.prompt, images)) == _plain(question.answer)
             tell(number / len(self.questions))
 
@@ -118,20 +130,10 @@ def _question(line: str, folder: Path, where: str) -> ExamQuestion:
     for image in images:
         if not isinstance(image, str):
             raise RequestError(f'{where}: images must be paths')
-        if not (folder / image).is_file():
+        if '\0' in image or not (folder / image).is_file():
             raise RequestError(f'{where}: no picture {folder / image}')
     if not values['prompt'].strip() or not _plain(values['answer']):
         raise RequestError(f'{where}: prompt and answer must not be empty')
     return ExamQuestion(values['prompt'], values['answer'],
                         tuple(folder / image for image in images),
                         values.get('type', ExamQuestion.type))
-
-
-def _picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert('RGB'))
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
-        if out_of_memory(error):
-            raise
-        raise RequestError(f'{path}: not a readable picture ({error})') from error

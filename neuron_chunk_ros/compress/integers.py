@@ -26,8 +26,9 @@ from neuron_chunk_ros.compress.integer.model import IntegerModel, convert
 from neuron_chunk_ros.compress.recipe import Recipe
 from neuron_chunk_ros.compress.report import IntegerReport
 from neuron_chunk_ros.errors import ModelError, RequestError
-from neuron_chunk_ros.families import PromptBuilder, prompt_builder, stop_tokens
+from neuron_chunk_ros.families import PromptBuilder, prompt_builder, settings_of
 from neuron_chunk_ros.prepare.checkpoint import Checkpoint
+from neuron_chunk_ros.prepare.finite import check_checkpoint
 from neuron_chunk_ros.prepare.layer_walk import Sample
 from neuron_chunk_ros.storage.atomic import AtomicFolder, check_target
 from neuron_chunk_ros.storage.side_files import SideFiles
@@ -50,13 +51,14 @@ def compress(source: str | os.PathLike, target: str | os.PathLike, recipe: Recip
     source, target, tell = Path(source), Path(target), progress or (lambda share: None)
     check_target(target, ModelError)
     checkpoint = Checkpoint(source)
+    check_checkpoint(checkpoint)
     logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         source, local_files_only=True, attn_implementation='eager').eval()
     item_bytes = next(model.parameters()).element_size()
     model = model.float()
     prompts = prompt_builder(checkpoint.family.name, SideFiles.of_model(source), model.config)
-    stops = stop_tokens(model.config, prompts)
+    stops = set(settings_of(model.config, prompts).stops)
     inputs = [prompts.build(prompt, images) for prompt, images in samples]
     if not inputs:
         raise RequestError('at least one sample is needed: a prompt and an image')

@@ -14,6 +14,7 @@ import yaml
 from neuron_chunk_ros.compress.algorithms import PRUNERS, QUANTISERS, Pruner, Quantiser, make
 from neuron_chunk_ros.compress.grids import Grid
 from neuron_chunk_ros.errors import RecipeError
+from neuron_chunk_ros.plain_file import read_text
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, PackedFormat, Split
 
 EXPORTS = ('mem', 'header', 'onnx', 'qonnx', 'verilog')
@@ -94,15 +95,11 @@ def load(source: str | Path) -> Recipe:
     if str(source) in shipped() and not path.exists():
         return parse((_SHIPPED / f'{source}.yaml').read_text(), str(source))
     try:
-        with open(path, 'rb') as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise RecipeError(f'{path}: over {_MAX_BYTES} bytes long')
-        return parse(data.decode(), str(path))
+        return parse(read_text(path, _MAX_BYTES), str(path))
     except FileNotFoundError as error:
         raise RecipeError(f'{path}: no such recipe (these come along: '
                           f'{", ".join(shipped())})') from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f'{path}: {error}') from error
 
 

@@ -53,6 +53,7 @@ class _Segment:
     tokens: int
     start: int           # its first position
     span: int            # positions it takes
+    ids: torch.Tensor    # int64 [1, tokens]
     frame: StreamFrame | None = None
     parts: tuple[Segment, ...] = ()  # the same tokens for attention
     number: int = -1     # as which the template counts the frame
@@ -167,7 +168,8 @@ class FrameWindow:
 
         return self._runner.answer(
             prepare, self._cache, self._end, max_new_tokens=max_new_tokens, deadline=deadline,
-            on_step=on_step, on_progress=on_progress, cancelled=cancelled)
+            on_step=on_step, on_progress=on_progress, cancelled=cancelled,
+            ahead=[segment.ids for segment in self._segments])
 
     def clear(self) -> None:
         """Forget all frames."""
@@ -193,8 +195,9 @@ class FrameWindow:
     def _run(self, step: str, piece: PromptPart, **what) -> StepTelemetry:
         start = self._end
         end, bill, _ = self._runner.step(step, piece, self._cache, start)
-        self._segments.append(_Segment(piece.tokens, start, end - start, parts=piece.segments
-                                       or (Segment(piece.tokens),), **what))
+        self._segments.append(_Segment(
+            piece.tokens, start, end - start, piece.ids,
+            parts=piece.segments or (Segment(piece.tokens),), **what))
         return bill
 
     @contextlib.contextmanager

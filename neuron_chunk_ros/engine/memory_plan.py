@@ -17,7 +17,7 @@ from neuron_chunk_ros.engine.flash_products import ring_size
 from neuron_chunk_ros.engine.heads import head_bytes, split
 from neuron_chunk_ros.engine.kv_cache import kv_shape
 from neuron_chunk_ros.engine.products import TILE_BYTES
-from neuron_chunk_ros.engine.resident import resident_dtype
+from neuron_chunk_ros.engine.resident import check_resident, resident_dtype
 from neuron_chunk_ros.errors import MemoryBudgetError
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.calibration import KINDS, tensor_name
@@ -79,6 +79,7 @@ def plan_memory(bundle: Bundle, config, *, context: int, dtype: torch.dtype, pie
     :param faults: whether words are to be held for a drive that fails, where there is room.
     :raises MemoryBudgetError: where the budget is too small without any head.
     """
+    check_resident(bundle)
     plan = MemoryPlan(
         resident=sum(_held(entry, bundle.dtype, dtype)
                      for entry in bundle.resident_tensors.values()),

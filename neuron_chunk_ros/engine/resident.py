@@ -90,6 +90,7 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     :return: (model, its flash groups).
     :raises BundleError: where the bundle does not fit its own config.
     """
+    check_resident(bundle)
     dtype = compute_dtype(bundle.dtype, device)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
@@ -134,6 +135,14 @@ def _replace_embedding(model, path: str, embedding: FlashEmbedding) -> None:
         raise ValueError(f'{path}: the model wants {had.num_embeddings} x {had.embedding_dim}, '
                          f'the bundle holds {found[0]} x {found[1]}')
     setattr(parent, name, embedding)
+
+
+def check_resident(bundle: Bundle) -> None:
+    """Raise BundleError for a resident tensor of a type that isn't computed with."""
+    for name, entry in bundle.resident_tensors.items():
+        if entry.dtype not in TORCH_TYPES:
+            raise BundleError(f'{bundle.resident_file}: tensor {name} is {entry.dtype}, which '
+                              'is not computed with: convert the model again')
 
 
 def resident_dtype(entry: TensorEntry, stored: str, compute: torch.dtype) -> torch.dtype:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -17,12 +17,13 @@ from neuron_chunk_ros.engine.drafts import Drafting, Speculation
 from neuron_chunk_ros.engine.flash_embedding import FlashEmbedding
 from neuron_chunk_ros.engine.flash_linear import FlashGroup
 from neuron_chunk_ros.engine.flash_products import FlashProducts
+from neuron_chunk_ros.engine.judge import Judge
 from neuron_chunk_ros.engine.kv_cache import KvCache
 from neuron_chunk_ros.engine.positions import Positions
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry, Timing
 from neuron_chunk_ros.errors import ModelError, RequestError, Stopped
-from neuron_chunk_ros.families import PromptBuilder, PromptPart
+from neuron_chunk_ros.families import GenerationSettings, PromptBuilder, PromptPart
 
 _TELLS = 10  # times a prefill tells how far it is
 
@@ -35,20 +36,21 @@ class Runner:
     """Runs pieces of a prompt, and the one greedy loop that answers."""
 
     def __init__(self, model, decoder: torch.nn.Module, groups: list[FlashGroup],
-                 products: FlashProducts, prompts: PromptBuilder, stops: Collection[int],
+                 products: FlashProducts, prompts: PromptBuilder, settings: GenerationSettings,
                  step_tokens: int, attending: Attending,
                  drafting: Drafting | None = None, speculation: Speculation | None = None):
         """Take what runs.
 
         :param decoder: the model's decoder; a step's time begins with its first layer.
-        :param stops: the tokens that end an answer.
+        :param settings: the model's own, of its answers; among them what ends one.
         :param step_tokens: tokens a step may have at most, as far as memory is declared.
         :param attending: told what the tokens of each pass are.
         :param drafting: of answers' next tokens; None for none.
         :param speculation: on them with what is held of the model; None where nothing is.
         """
         self._model, self._groups, self._products = model, groups, products
-        self._tokenizer, self._stops = prompts.tokenizer, frozenset(stops)
+        self._tokenizer, self._stops = prompts.tokenizer, frozenset(settings.stops)
+        self._settings = settings
         self._step_tokens, self._attending = step_tokens, attending
         self._drafting, self._speculation = drafting, speculation
         self._positions = Positions(model, prompts)
@@ -104,13 +106,15 @@ class Runner:
 
     def step(self, name: str, piece: PromptPart, cache: KvCache, start: int, *,
              logits: int = 0, on_decoder: Callable[[], None] = _nothing,
-             on_progress: Callable[[float], None] = _nothing, drafts: Sequence[int] = ()
+             on_progress: Callable[[float], None] = _nothing, drafts: Sequence[int] = (),
+             judge: Callable[[torch.Tensor], torch.Tensor] | None = None
              ) -> tuple[int, StepTelemetry, torch.Tensor | None]:
         """Run a piece into the cache.
 
         :param start: position of its first token.
         :param logits: for how many of the last tokens the LM head is wanted.
         :param drafts: the last tokens, where they are guesses; the bill says how many were right.
+        :param judge: changes the logits before they say what is right.
         :return: the first position behind it, the bill, and the logits, float32
             [logits, vocabulary].
         """
@@ -138,6 +142,8 @@ class Runner:
         # A copy: what a product returns is the memory of the next one.
         out = self._model.lm_head(hidden[0, -logits:]).to(
             torch.float32, copy=True) if logits else None
+        if judge is not None and out is not None:
+            out = judge(out)
         if drafts:
             found = out.argmax(dim=1).tolist()
             self._step.bill.tokens_accepted = next(
@@ -147,11 +153,13 @@ class Runner:
     def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
                max_new_tokens: int, deadline: float | None,
                on_step: Callable[[StepTelemetry], None] | None, on_progress: AnswerProgress | None,
-               cancelled: Callable[[], bool] | None) -> Answer:
+               cancelled: Callable[[], bool] | None,
+               ahead: Sequence[torch.Tensor] = ()) -> Answer:
         """Run a piece and take the likeliest token again and again; leave the cache as found.
 
         :param prepare: makes the piece; its time counts.
         :param deadline: seconds from now.
+        :param ahead: tokens of the prompt that are in the cache already, int64 [1, tokens] each.
         """
         started = time.monotonic()
         notify = on_progress or _nothing
@@ -172,20 +180,25 @@ class Runner:
         likelihood: list[float] = []
         try:
             with self.work(None if deadline is None else started + deadline, cancelled, on_step):
+                judge = Judge(self._settings, torch.cat([*ahead, piece.ids], dim=1),
+                              max_new_tokens)
                 reason = self._generate(piece, cache, start, max_new_tokens, notify, ids,
-                                        likelihood)
+                                        likelihood, judge)
         except Stopped as stop:
             reason = str(stop)
         finally:
             cache.truncate(found)
         timing = self._timing
         timing.preprocess, timing.total = preprocess, time.monotonic() - started
-        confidence = math.exp(sum(likelihood) / len(likelihood)) if likelihood else 0.0
+        likely = sum(likelihood) / len(likelihood) if likelihood else -math.inf
+        # NaN where the model's own settings leave no token at all
+        confidence = 0.0 if math.isnan(likely) else math.exp(likely)
         return Answer(self._text(ids), confidence, sum(i not in self._stops for i in ids),
                       reason, timing, StepTelemetry.total(self._steps), self._steps)
 
     def _generate(self, piece: PromptPart, cache: KvCache, start: int, limit: int,
-                  notify: AnswerProgress, ids: list[int], likelihood: list[float]) -> str:
+                  notify: AnswerProgress, ids: list[int], likelihood: list[float],
+                  judge: Judge) -> str:
         """Fill in tokens and their log probabilities; return why it ended."""
         if piece.pixels:
             notify('vision', 0.0, '')
@@ -199,7 +212,8 @@ class Runner:
                 notify('prefill', share, '')
 
         start, _, logits = self.step('prefill', piece, cache, start, logits=1,
-                                     on_decoder=lambda: tell(0.0), on_progress=tell)
+                                     on_decoder=lambda: tell(0.0), on_progress=tell,
+                                     judge=lambda out: judge(out, []))
         drafts: list[int] = []
         observe, spent = None, 0.0  # told what a step and its drafts brought; seconds of drafts
         prompt = piece.ids[0].tolist() if self._drafting is not None else []
@@ -234,19 +248,22 @@ class Runner:
                 drafts = self._drafting.propose([*prompt, *ids], most)
                 if not drafts and self._speculation is not None:
                     observe = self._speculation.observe
-                    drafts, spent = self._own_drafts(piece, ids[-1], cache, start, most)
+                    drafts, spent = self._own_drafts(piece, ids, cache, start, most, judge)
             newest = PromptPart(piece.ids.new_tensor([[ids[-1], *drafts]]))
             start, _, logits = self.step('decode', newest, cache, start, logits=newest.tokens,
-                                         drafts=drafts)
+                                         drafts=drafts,
+                                         judge=lambda out, all=(*ids, *drafts): judge(out, all))
 
-    def _own_drafts(self, piece: PromptPart, token: int, cache: KvCache, start: int, most: int
-                    ) -> tuple[list[int], float]:
+    def _own_drafts(self, piece: PromptPart, ids: Sequence[int], cache: KvCache, start: int,
+                    most: int, judge: Judge) -> tuple[list[int], float]:
         """Return drafts made with what is held, and their seconds; the cache is as it was."""
+        token = ids[-1]
         drafts, sure, spent, found = [], 1.0, 0.0, cache.get_seq_length()
         most = min(most, self._speculation.most())
         while len(drafts) < most and self._speculation.worth(sure):
             start, bill, logits = self.step('draft', PromptPart(piece.ids.new_tensor([[token]])),
-                                            cache, start, logits=1)
+                                            cache, start, logits=1,
+                                            judge=lambda out: judge(out, [*ids, *drafts]))
             self._speculation.observe_draft(bill.seconds)
             spent += bill.seconds
             best = logits.max(dim=1)

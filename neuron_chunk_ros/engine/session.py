@@ -16,6 +16,7 @@ from neuron_chunk_ros.chunking.budgets import Budgets
 from neuron_chunk_ros.engine.attention import MODES, Attending
 from neuron_chunk_ros.engine.bases import Bases
 from neuron_chunk_ros.engine.chooser import Chooser
+from neuron_chunk_ros.engine.device import check_device
 from neuron_chunk_ros.engine.drafts import Drafting, PromptLookup, Speculation
 from neuron_chunk_ros.engine.drive import READ_TIMEOUT, Drive
 from neuron_chunk_ros.engine.flash_products import FlashProducts
@@ -30,7 +31,13 @@ from neuron_chunk_ros.engine.rows import STORED, compute_dtype
 from neuron_chunk_ros.engine.runner import Runner
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry
 from neuron_chunk_ros.errors import BundleError
-from neuron_chunk_ros.families import FAMILIES, PromptBuilder, prompt_builder, stop_tokens
+from neuron_chunk_ros.families import (
+    FAMILIES,
+    GenerationSettings,
+    PromptBuilder,
+    prompt_builder,
+    settings_of,
+)
 from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
 from neuron_chunk_ros.storage import profile_file
 from neuron_chunk_ros.storage.bundle import Bundle
@@ -51,10 +58,10 @@ class Session:
     Not for use from several threads at once. A context manager; `close` frees everything.
     """
 
-    def __init__(self, bundle: Bundle, config, prompts: PromptBuilder, stops: set[int], model,
-                 groups, products: FlashProducts, reader: Reader, memory: KvMemory,
-                 plan: MemoryPlan, memory_budget_mb: int | None, profile_note: str, drafts: bool,
-                 limits: Limits):
+    def __init__(self, bundle: Bundle, config, prompts: PromptBuilder,
+                 generation: GenerationSettings, model, groups, products: FlashProducts,
+                 reader: Reader, memory: KvMemory, plan: MemoryPlan, memory_budget_mb: int | None,
+                 profile_note: str, drafts: bool, limits: Limits):
         """Use `Session.open`."""
         self.profile_note = profile_note  # why no measured profile is in use; '' where one is
         self.bundle, self.config, self.plan = bundle, config, plan
@@ -68,8 +75,9 @@ class Session:
             FAMILIES[bundle.family].decoder_path.rpartition('.')[0])
         self._attending = Attending(head_classes(bundle, config.text_config))
         self._attending.attach(self._decoder.layers)
+        self._generation = generation
         self._runner = Runner(
-            model, self._decoder, groups, products, self._prompts, stops,
+            model, self._decoder, groups, products, self._prompts, generation,
             min(self.context, LARGEST_STEP) if memory_budget_mb else self.context,
             self._attending,
             drafting=Drafting(PromptLookup()) if drafts else None,
@@ -128,17 +136,13 @@ class Session:
                              f'{", ".join(ON_DRIVE_FAULT)}')
         check_request(policy, sparsity, text_sparsity, deadline_ms)
         _check_attention(attention)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device '{device}' can't be used: {str(error).splitlines()[0]}"
-                             ) from error
+        check_device(device)
         bundle = Bundle.open(bundle)
         # Before anything is loaded: a file that can't be used is told of at once.
         _, config = read_config(bundle)
         prompts = prompt_builder(
             bundle.family, SideFiles.of_bundle(bundle, limits.side_file_mb), config, limits)
-        stops = stop_tokens(config, prompts)
+        generation = settings_of(config, prompts)
         text = config.text_config
         context = min(max_context, text.max_position_embeddings)
         reader = Reader([str(p) for p in bundle.flash_files], backend=backend, direct=direct,
@@ -168,7 +172,7 @@ class Session:
                                         lambda share: tell(first + (1 - first) * share),
                                         backend=backend, direct=direct, drive=drive,
                                         words=bundle.embedding and bases.weights(bundle.embedding))
-            session = cls(bundle, config, prompts, stops, model, groups, products, reader,
+            session = cls(bundle, config, prompts, generation, model, groups, products, reader,
                           memory, plan, memory_budget_mb, note, drafts, limits)
             session.configure(attention=attention)
             return session
@@ -220,6 +224,8 @@ class Session:
     def notes(self) -> list[str]:
         """What the reader fell back from and why, and settings that are for experiments."""
         notes = list(self._reader.notes)
+        if self._generation.note:
+            notes.append(self._generation.note)
         if self._dtype != STORED[self.bundle.dtype]:
             notes.append(f'this processor is slow in {self.bundle.dtype}: computing in '
                          f'{str(self._dtype).removeprefix("torch.")}')

@@ -10,6 +10,7 @@ a part has behind its last special token (such as a line's end) opens the piece 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from neuron_chunk_ros.attention.segments import Segment
-from neuron_chunk_ros.errors import ModelError, NeuronChunkError
+from neuron_chunk_ros.errors import ModelError, NeuronChunkError, RequestError, out_of_memory
 from neuron_chunk_ros.families import trial
 from neuron_chunk_ros.families.control_tokens import PromptTokenizer, Said
 from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
 from neuron_chunk_ros.storage.side_files import SideFiles
-from neuron_chunk_ros.storage.strict_json import shown
 
 _MARK = '\ue000'  # a question no template has in its own text
 _MOST_TOKENS = 1 << 17  # of a small image
@@ -62,6 +62,7 @@ class PromptBuilder(ABC):
     image_part = 'image'           # what the family's chat template calls a picture
     placeholder: str               # what its text has in a picture's place
     visual_ids: tuple[int, ...]    # token numbers that stand for visual features
+    most_ratio = math.inf          # of an image's sides
     not_pixels: tuple[str, ...] = ('attention_mask',)  # of what `build` returns beside input_ids
 
     def __init__(self, files: SideFiles, config, limits: Limits = DEFAULT_LIMITS):
@@ -96,6 +97,8 @@ class PromptBuilder(ABC):
         try:
             return load()
         except Exception as error:  # whatever its own checks raise, or what it lacks checks for
+            if out_of_memory(error):
+                raise
             reason = ' '.join(str(error).split()) or type(error).__name__
             reason = reason.replace(self._copies, str(self.folder))
             raise self.files.failure(
@@ -109,11 +112,20 @@ class PromptBuilder(ABC):
         Raises RequestError for a size that the family can't take.
         """
 
+    @classmethod
+    def check_size(cls, height: int, width: int) -> None:
+        """Raise RequestError for the size of an image that the family can't take."""
+        if max(height, width) > cls.most_ratio * min(height, width):
+            raise RequestError(
+                f'an image is {width} x {height} pixels: this model takes none of which one side '
+                f'is more than {cls.most_ratio} times the other; cut or resize it')
+
     @abstractmethod
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return the family's pixel tensors, and how many tokens each image takes.
 
         :param images: uint8 [height, width, 3] RGB each, at least one.
+        :raises RequestError: for one of a size that the family can't take, see check_size.
         """
 
     def build(self, prompt: str, images: Sequence[np.ndarray],
@@ -358,26 +370,3 @@ def _image(visual: torch.Tensor) -> Segment:
 
 def _name_text(name: str) -> str:
     return f'{name}: '
-
-
-def stop_tokens(config, prompts: PromptBuilder) -> set[int]:
-    """Return a model's own end tokens.
-
-    Raises BundleError or ModelError where nothing names one.
-    """
-    name = 'generation_config.json'
-    try:
-        own = (GenerationConfig.from_dict(prompts.files.json(name)) if name in prompts.files
-               else GenerationConfig.from_model_config(config))
-        stops = own.eos_token_id
-    except (TypeError, ValueError, AttributeError) as error:
-        raise prompts.files.failure(name, ' '.join(str(error).split())) from error
-    if stops is None:
-        stops = prompts.tokenizer.eos_token_id
-    if stops is None:
-        raise prompts.files.failure('', f'neither {name} nor the tokenizer names an end token')
-    stops = stops if isinstance(stops, list) else [stops]
-    if not all(type(stop) is int for stop in stops):
-        raise prompts.files.failure(name, f'eos_token_id is {shown(stops)}, want numbers of '
-                                          'tokens')
-    return set(stops)

@@ -20,6 +20,7 @@ from neuron_chunk_ros.storage.side_files import SideFiles
 class Qwen2VLPrompt(PromptBuilder):
     """Builds input_ids, mm_token_type_ids, pixel_values [patches, width], image_grid_thw."""
 
+    most_ratio = 200  # the image processor's own limit
     not_pixels = ('attention_mask', 'mm_token_type_ids')
 
     def __init__(self, files: SideFiles, config, limits: Limits = DEFAULT_LIMITS):
@@ -64,6 +65,8 @@ class Qwen2VLPrompt(PromptBuilder):
 
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """See PromptBuilder.encode."""
+        for image in images:
+            self.check_size(*image.shape[:2])
         pixels = dict(self.processor(images=list(images), return_tensors='pt',
                                      input_data_format='channels_last'))
         merged = self.processor.merge_size ** 2

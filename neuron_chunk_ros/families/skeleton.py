@@ -34,6 +34,11 @@ def tensor_shapes(model) -> dict[str, tuple[int, ...]]:
             if name not in tied}
 
 
+def floating_tensors(model) -> set[str]:
+    """Return the names of tensors that hold numbers to compute with, not indices."""
+    return {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
 def tied_tensors(model) -> dict[str, str]:
     """Return name of a tied copy -> name of the tensor it shares."""
     return dict(model.all_tied_weights_keys)

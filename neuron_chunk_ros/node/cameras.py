@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cameras' side of the node: keeps the newest frames, converts none of them."""
 
+import copy
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from neuron_chunk_ros.errors import RequestError
+from neuron_chunk_ros.node.graph import mismatch
 from neuron_chunk_ros.node.qos import NEWEST_FRAME
 
 _KEPT_TO_SYNC = 8  # messages of each camera, where stamps must fit
@@ -51,6 +53,7 @@ class FrameReport:
     bad: int
     last_bad: str
     last_bad_age: float | None
+    mismatch: str = ''  # why none of the publishers is heard; '' where one is, or there is none
 
 
 class Camera:
@@ -72,6 +75,7 @@ class Camera:
         self._node, self._on_frame, self._on_jump = node, on_frame, on_jump
         self._type = CompressedImage if transport == 'compressed' else Image
         self._topic, self._subscription = topic, None
+        self._qos = copy.copy(NEWEST_FRAME)  # rclpy enters this topic's overrides in it
         # The frame that was looked at last, and its pixels; the worker's thread alone uses it.
         self.picture: tuple[Frame, np.ndarray] | None = None
         self._lock = threading.Lock()
@@ -81,7 +85,7 @@ class Camera:
     def subscribe(self):
         """Begin to see."""
         self._subscription = self._node.create_subscription(
-            self._type, self._topic, self._keep, NEWEST_FRAME,
+            self._type, self._topic, self._keep, self._qos,
             callback_group=MutuallyExclusiveCallbackGroup(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
@@ -109,6 +113,17 @@ class Camera:
                 self._bad_at = time.monotonic()
             self._last_bad = error
 
+    def refused(self, reason: str):
+        """Note that a frame was converted, but that the model can't take it."""
+        with self._lock:
+            self._bad += 1
+            self._bad_at = time.monotonic()
+            self._last_bad = reason
+
+    def mismatch(self) -> tuple[int, str]:
+        """Return how many publish on the topic, and why none is heard; see graph.mismatch."""
+        return mismatch(self._node, self.topic, self._type, self._qos)
+
     def forget(self):
         """Forget the frames."""
         with self._lock:
@@ -124,7 +139,7 @@ class Camera:
 
     def report(self, count_dropped: bool) -> FrameReport:
         """Return counts and age now; the rate is the mean since the last call."""
-        publishers = self._node.count_publishers(self.topic)
+        publishers, unheard = self.mismatch()
         with self._lock:
             now, (then, before) = time.monotonic(), self._mark
             self._mark = (now, self._received)
@@ -136,7 +151,7 @@ class Camera:
                 '' if newest is None else _described(newest.message),
                 max(0, self._received - self._looked_at) if count_dropped else 0,
                 self._bad, self._last_bad,
-                None if self._bad_at is None else now - self._bad_at)
+                None if self._bad_at is None else now - self._bad_at, unheard)
 
     def _keep(self, message):
         header = message.header
@@ -219,8 +234,10 @@ class Cameras:
         for name in names or self._cameras:
             frames = self._cameras[name].frames()
             if not frames:
-                raise RequestError(f'no frame has come on {self._cameras[name].topic} yet: '
-                                   'publish images there or send some with the question')
+                camera = self._cameras[name]
+                _, unheard = camera.mismatch()
+                raise RequestError(f'no frame has come on {camera.topic} yet: ' + (
+                    unheard or 'publish images there or send some with the question'))
             held.append(frames)
         chosen = _together(held, self._slop) if self._slop else [f[-1] for f in held]
         if chosen is None:

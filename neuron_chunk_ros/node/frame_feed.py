@@ -10,6 +10,7 @@ from neuron_chunk_ros.errors import RequestError, Stopped
 from neuron_chunk_ros.node.answering import Answering
 from neuron_chunk_ros.node.cameras import Cameras, Frame
 from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.once import Once
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.waiting import Pace
 from neuron_chunk_ros.node.worker import Worker
@@ -31,7 +32,7 @@ class FrameFeed:
         self._together = bool(model.settings.sync_slop)
         self._last: dict[str, Frame] = {}
         self._paces: defaultdict[tuple[str, ...], Pace] = defaultdict(Pace)
-        self._error = ''
+        self._told = Once()
         self.ending = ''
 
     def on_frame(self, camera: str):
@@ -56,17 +57,18 @@ class FrameFeed:
                       if self._last.get(f.camera) is not f]
             for frame in frames:
                 self._append_frame(frame)
-            self._error = ''
+            if frames:
+                self._told.over(wanted)
         except Stopped:
             if not self.ending:  # a question came; the newest frame goes in after it
                 self._offer(wanted)
             return
         except RequestError as error:
             # A bad frame, or one that waits for its fellows: diagnostics tell, the next may fit.
-            self._tell(str(error))
+            self._tell(wanted, str(error))
             return
         except Exception as error:
-            self._tell(self._answering.note(error))
+            self._tell(wanted, self._answering.note(error))
             return
         if frames:
             self._on_appended()
@@ -83,10 +85,13 @@ class FrameFeed:
         except Stopped:
             del self._last[frame.camera]  # not taken after all
             raise
+        except RequestError as error:
+            self._cameras[frame.camera].refused(str(error))
+            raise
         self._tally.appended(step, time.monotonic() - began)
 
-    def _tell(self, line: str):
-        """Log a failure once, not at each frame."""
-        if line != self._error:
-            self._logger.warning(f'frame not taken: {line}')
-        self._error = line
+    def _tell(self, wanted: tuple[str, ...], line: str):
+        """Log a failure once, not at each frame; of each camera apart."""
+        if self._told.news(wanted, line):
+            of = f' of {wanted[0]}' if wanted and wanted[0] else ''
+            self._logger.warning(f'frame{of} not taken: {line}')

@@ -175,6 +175,13 @@ class Parameters:
                               f'that the camera {name} sends; empty: as sent.')
         return topic, frame_id
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all parameters there may be, those of the cameras among them."""
+        return [*(parameter.name for parameter in PARAMETERS), *(
+            f'{camera}.{what}' for camera in self.settings.cameras
+            for what in ('topic', 'frame_id'))]
+
     def _text(self, name: str, default: str, description: str) -> str:
         if not self._node.has_parameter(name):
             self._node.declare_parameter(

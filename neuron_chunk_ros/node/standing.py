@@ -7,6 +7,7 @@ from collections.abc import Callable
 from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.node.answering import Answering, CancelledError, NothingNewError
 from neuron_chunk_ros.node.loaded_model import LoadedModel
+from neuron_chunk_ros.node.once import Once
 from neuron_chunk_ros.node.question import Question
 from neuron_chunk_ros.node.waiting import Pace
 from neuron_chunk_ros.node.worker import Worker
@@ -23,7 +24,7 @@ class Standing:
         self._pace = Pace()
         self._texts: dict[str, str] = {}
         self._asked_about: dict[str, tuple] = {}
-        self._errors: dict[str, str] = {}
+        self._told = Once()
         self.ending = ''
 
     def on_view(self):
@@ -60,11 +61,10 @@ class Standing:
             return
         except Exception as error:
             line = self._answering.note(error)
-            if self._errors.get(prompt) != line:  # once, not at each frame
+            if self._told.news(prompt, line):
                 self._logger.warning(f"standing prompt '{prompt}' not answered: {line}")
-            self._errors[prompt] = line
             return
-        self._errors.pop(prompt, None)
+        self._told.over(prompt)
         news = self._texts.get(prompt) != answer.text
         self._texts[prompt] = answer.text
         if news or not settings.watch_on_change:

@@ -24,6 +24,7 @@ from neuron_chunk_ros.node.active import Active
 from neuron_chunk_ros.node.annotated import Annotated
 from neuron_chunk_ros.node.ask_action import AskAction
 from neuron_chunk_ros.node.diagnostics import Diagnostics, statuses, thermal
+from neuron_chunk_ros.node.graph import namesakes, unknown_parameters
 from neuron_chunk_ros.node.loaded_model import LoadedModel, open_session
 from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
 from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
@@ -64,6 +65,8 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._active: Active | None = None
         self._loaded = 0.0
         self._ending = ''  # why nothing is answered any more
+        self._unknown: dict[str, str] = {}  # parameters that were given and mean nothing
+        self._alone = True  # no other node has its name
         self._answers = self.create_publisher(Answer, '~/answer', RESULTS)
         self._telemetry = self.create_publisher(IoTelemetry, '~/telemetry', RESULTS)
         self._annotated = Annotated(self)
@@ -74,6 +77,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
         AskAction(self, self._answer)
+        self._look_for_unknown(subscribed=False)
         Diagnostics(self, self.settings.diagnostics_period, self._tasks)
 
     @staticmethod
@@ -215,6 +219,14 @@ class VlmNode(LifecycleNodeMixin, Node):
         """Subscribe to the cameras and begin to answer."""
         self._active = Active(self, self._model, self._declared, self._tally,
                               self._answers.publish, self._annotated)
+        self._look_for_unknown(subscribed=True)
+
+    def _look_for_unknown(self, subscribed: bool):
+        """Warn of parameters that were given at start and mean nothing, of each once."""
+        for name, line in unknown_parameters(self, self._declared.names, subscribed).items():
+            if name not in self._unknown:
+                self.get_logger().warning(line)
+                self._unknown[name] = line
 
     def _stop(self, reason: str, timeout: float) -> bool:
         """Stop seeing and answering; the model stays.
@@ -276,7 +288,7 @@ class VlmNode(LifecycleNodeMixin, Node):
 
     def _tasks(self) -> dict[str, Callable[[], statuses.Status]]:
         settings, model, active = self.settings, self._model, self._active
-        tasks = {'thermal': lambda: thermal.status(settings)}
+        tasks = {'thermal': lambda: thermal.status(settings), 'setup': self._setup_status}
         if model is None:
             tasks['model'] = lambda: statuses.lifecycle(
                 self._state_note(), failure=self.error)
@@ -292,6 +304,13 @@ class VlmNode(LifecycleNodeMixin, Node):
             name = ' '.join(filter(None, ('frames', report.camera)))
             tasks[name] = lambda report=report: statuses.frames(report, True, settings)
         return tasks
+
+    def _setup_status(self) -> statuses.Status:
+        name, others = self.get_fully_qualified_name(), namesakes(self)
+        if others and self._alone:
+            self.get_logger().warning(statuses.namesake_line(name))
+        self._alone = not others
+        return statuses.setup(self._unknown.values(), others, name)
 
     def _model_status(self, model: LoadedModel, active: Active | None) -> statuses.Status:
         if active is None:

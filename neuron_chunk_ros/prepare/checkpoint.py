@@ -8,6 +8,7 @@ as this process's memory, and converting must stay small on the robot.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,33 @@ import numpy as np
 
 from neuron_chunk_ros.errors import ModelError
 from neuron_chunk_ros.families import Family, family_for
-from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes, tied_tensors
-from neuron_chunk_ros.storage.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from neuron_chunk_ros.families.skeleton import (
+    floating_tensors,
+    skeleton,
+    tensor_shapes,
+    tied_tensors,
+)
+from neuron_chunk_ros.plain_file import read_plain
+from neuron_chunk_ros.storage.row_format import by_tag
+from neuron_chunk_ros.storage.safetensors_header import (
+    TensorEntry,
+    read_header,
+)
 from neuron_chunk_ros.storage.strict_json import parse_object, shown
 
 PIECE_BYTES = 4 << 20
 _MAX_JSON_BYTES = 64 << 20
+_AT_ONCE = 1 << 20  # values
+_OTHERS = (
+    ('adapter_config.json', 'a LoRA adapter, which is no whole model',
+     'merge it into its base model first (peft: merge_and_unload, then save_pretrained)'),
+    ('*.gguf', 'weights for llama.cpp', 'take the Hugging Face model it was made from'),
+    ('*.onnx', 'an ONNX export', 'take the Hugging Face model it was made from'),
+    ('model_index.json', 'a diffusers pipeline', 'give the folder of a vision-language model'),
+)
+_QUANTISED = ': it is quantised, take the model it was made from'
+_CURES = {'F64': ': save it anew with transformers, from_pretrained(DIR, dtype=torch.float32)'
+                 '.save_pretrained(NEW_DIR)'}
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt')
 
 
@@ -44,12 +66,13 @@ class Checkpoint:
 
     def __init__(self, folder: Path, layout: str = 'bundled'):
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise ModelError(f'{self.folder}: no such model folder')
+        refuse_other_formats(self.folder)
         self.config = read_json(self.folder / 'config.json', 'a model folder has one')
-        if self.config.get('quantization_config'):
-            raise ModelError(f'{self.folder}: the checkpoint is quantised, '
-                             f'only bfloat16, float16 and float32 weights can be converted')
+        if any(isinstance(part, dict) and part.get('quantization_config') for part in (
+                self.config, *(self.config.get(key) for key in ('text_config', 'vision_config')))):
+            raise ModelError(f'{self.folder}: the checkpoint is quantised, only bfloat16, float16 '
+                             'and float32 weights can be converted: take the model it was made '
+                             'from')
         try:
             self.family: Family = family_for(self.config)
             self.plans = self.family.groups(self.config, layout)
@@ -57,6 +80,7 @@ class Checkpoint:
         except ModelError as error:
             raise ModelError(f'{self.folder}: {error}') from error
         found = self._by_module_path(self._stored())
+        floating = floating_tensors(model)
         self._tied = tied_tensors(model)
         self._drop_tied(found, self._tied)
         shapes = tensor_shapes(model)
@@ -67,6 +91,10 @@ class Checkpoint:
             if stored.entry.shape != shape:
                 raise ModelError(f'{stored.path}: tensor {name} has shape '
                                  f'{list(stored.entry.shape)}, config.json asks for {list(shape)}')
+            if by_tag(stored.entry.dtype) is None and name in floating:
+                raise ModelError(
+                    f'{stored.path}: tensor {name} is {stored.entry.dtype}, only BF16, F16 and '
+                    f'F32 can be converted{_CURES.get(stored.entry.dtype, _QUANTISED)}')
         self.tensors = {name: found[name] for name in shapes}
         self.ignored = sorted(found.keys() - shapes.keys())
 
@@ -119,8 +147,9 @@ class Checkpoint:
         found: dict[str, Stored] = {}
         for name, value in stored.items():
             path = self.family.canonical(name)
-            if path in found:
-                raise ModelError(f'{value.path}: tensor {name} appears twice, also as {path}')
+            if path in found and not same_values(found[path], value):
+                raise ModelError(f'{value.path}: tensor {name} appears twice with different '
+                                 f'values, also as {path}: remove one')
             found[path] = value
         return found
 
@@ -131,21 +160,23 @@ class Checkpoint:
                 continue
             if source not in found:
                 found[source] = found[copy]
-            elif not same_bytes(found[copy], found[source]):
+            elif not same_values(found[copy], found[source]):
                 raise ModelError(f'{self.folder}: config.json ties {copy} to {source}, but they '
                                  f'differ: set tie_word_embeddings to false')
             del found[copy]
 
 
+def model_config(folder: Path) -> dict:
+    """Return config.json of a model's folder, or of a bundle. Raises ModelError."""
+    if not (folder / 'bundle.json').exists():
+        refuse_other_formats(folder)
+    return read_json(folder / 'config.json', 'a model folder has one')
+
+
 def read_json(path: Path, hint: str) -> dict:
     """Read one JSON object. Raises ModelError naming the file."""
     try:
-        with open(path, 'rb') as file:
-            # not the bound alone: memory for it would be taken first
-            data = file.read(min(os.fstat(file.fileno()).st_size, _MAX_JSON_BYTES) + 1)
-        if len(data) > _MAX_JSON_BYTES:
-            raise ValueError(f'over {_MAX_JSON_BYTES} bytes long')
-        return parse_object(data)
+        return parse_object(read_plain(path, _MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise ModelError(f'{path} is missing' + (f': {hint}' if hint else '')) from error
     except OSError as error:
@@ -185,10 +216,44 @@ def _fill(descriptor: int, piece: np.ndarray, position: int, path: Path) -> None
         done += got
 
 
-def same_bytes(a: Stored, b: Stored) -> bool:
-    """Tell whether two tensors have the same type, shape and bytes."""
-    if (a.entry.dtype, a.entry.shape) != (b.entry.dtype, b.entry.shape):
+def same_values(a: Stored, b: Stored) -> bool:
+    """Tell whether two tensors have the same shape and values, of whatever types."""
+    if a.entry.shape != b.entry.shape:
         return False
-    item = ITEM_BYTES[a.entry.dtype]
-    return all(np.array_equal(x, y)
-               for x, y in zip(read_pieces(a, item), read_pieces(b, item), strict=True))
+    if a.entry.dtype == b.entry.dtype and all(
+            np.array_equal(x, y) for x, y in zip(read_pieces(a), read_pieces(b), strict=True)):
+        return True
+    if by_tag(a.entry.dtype) is None or by_tag(b.entry.dtype) is None:
+        return False
+    return all(np.array_equal(x, y, equal_nan=True)
+               for x, y in zip(_values(a), _values(b), strict=True))
+
+
+def _values(stored: Stored) -> Iterator[np.ndarray]:
+    """Read a floating tensor as float32, as many values at once whatever their type."""
+    made = by_tag(stored.entry.dtype)
+    for piece in read_pieces(stored, _AT_ONCE * made.item_bytes):
+        yield made.unpack(piece.view(made.storage))
+
+
+def refuse_other_formats(folder: Path) -> None:
+    """Raise ModelError, with the cure, for what is no folder of a whole model in safetensors."""
+    if folder.is_file():
+        kind = 'a GGUF file' if folder.suffix == '.gguf' else 'a file'
+        raise ModelError(f'{folder} is {kind}: give the folder of a Hugging Face model, with '
+                         'config.json and safetensors')
+    if not folder.is_dir():
+        raise ModelError(f'{folder}: no such model folder')
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise ModelError(f'{folder}: {error.strerror}') from error
+    if 'bundle.json' in names:
+        raise ModelError(f'{folder} is a bundle already: to change its rows, neuron-chunk rewrite '
+                         'or compress; to begin anew, give the model it was converted from')
+    weights = any(name.endswith('.safetensors') and not name.startswith('adapter_')
+                  for name in names)
+    for told, kind, cure in _OTHERS:
+        found = next((name for name in names if fnmatch.fnmatchcase(name, told)), None)
+        if found is not None and not weights:
+            raise ModelError(f'{folder}: {kind} ({found}): {cure}')

@@ -25,6 +25,7 @@ from neuron_chunk_ros.prepare.checkpoint_rows import (
     some_weights,
     table,
 )
+from neuron_chunk_ros.prepare.finite import check_checkpoint
 from neuron_chunk_ros.prepare.splits import COARSE_HEAD, choose, rows_and_base, split_of, splits_of
 from neuron_chunk_ros.storage.atomic import check_target
 from neuron_chunk_ros.storage.bundle import Bundle, GroupPlan
@@ -42,7 +43,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
             progress: CountProgress | None = None, name: str | None = None,
             layout: str = 'bundled', rows: str | None = None,
             lm_head: str | None = None, base: int | None = None,
-            base_mb: int | None = None) -> Bundle:
+            base_mb: int | None = None, allow_non_finite: bool = False) -> Bundle:
     """Write the bundle of a model folder and return it, opened.
 
     dtype is 'bfloat16', 'float16', 'float32' or None for the checkpoint's own; it applies to the
@@ -56,6 +57,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     the LM head, or 'int8/4' for rows in two parts; by default int8 where the decoder is packed, in
     4 + 4 where its rows are in two parts. The embedding table is stored by token as it is; with a
     base, coarse rows to be held beside it, for words that have to be known while the drive fails.
+    allow_non_finite: take weights that are NaN or infinite, which are refused otherwise.
     Raises ModelError for a folder that can't be used, BundleError for a target that can't be
     written; either way nothing is left at the target.
     """
@@ -89,10 +91,20 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     checkpoint = Checkpoint(source, layout)
     weights = {member.name + '.weight' for plan in checkpoint.plans for member in plan.members}
     kept = dtype or _common_dtype(checkpoint, weights)
+    checked = 0 if allow_non_finite else sum(
+        stored.entry.nbytes for stored in checkpoint.tensors.values()
+        if by_tag(stored.entry.dtype))
     embedding, head = checkpoint.family.tables(checkpoint.config)
+    weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
+    resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
+                if name not in weights]
     head = _planned(head, head_split, lm_head or ('int8' if rows else kept))
     if split or head_split:
         embedding = replace(embedding, base=COARSE_WORDS)
+    count = Counter(checked + sum(map(_nbytes, resident)) + ROW_FORMATS[kept].item_bytes * sum(
+        plan.rows * plan.columns for plan in [embedding, *checkpoint.plans, head]), progress)
+    if not allow_non_finite:
+        check_checkpoint(checkpoint, count.add)  # before anything is written
     chosen = {}
     if base_mb is not None:
         tables = sum(one.rows * PACKED_FORMATS[one.base].row_bytes(one.widths)
@@ -105,9 +117,6 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
             raise ModelError(f'{source}: {error}') from error
     plans = [_planned(plan, chosen.get(plan.name, split), rows or kept)
              for plan in checkpoint.plans] + [head]
-    weights |= {embedding.members[0].name + '.weight', 'lm_head.weight'}
-    resident = [_resident(name, stored, dtype) for name, stored in checkpoint.tensors.items()
-                if name not in weights]
     files = SideFiles.of_model(source)
     # Whoever asks would meet what's wrong with tokenizer, template and processor only then.
     prompt_builder(checkpoint.family.name, files,
@@ -117,9 +126,6 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, dtype: str | N
     writer = BundleWriter(target, checkpoint.family.name, kept, [embedding, *plans],
                           _provenance(checkpoint, dtype, name),
                           resident_bytes=resident_bytes + small_bytes + (1 << 20))
-    total = resident_bytes + ROW_FORMATS[kept].item_bytes * sum(
-        plan.rows * plan.columns for plan in [embedding, *plans])
-    count = Counter(total, progress)
     with writer:
         writer.copy_side_files(files)
         writer.write_group(embedding.name, table(checkpoint, embedding, kept, count.add))

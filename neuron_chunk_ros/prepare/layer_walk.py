@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from neuron_chunk_ros.engine.device import check_device
 from neuron_chunk_ros.engine.resident import build_model, close_model, read_config
 from neuron_chunk_ros.engine.rows import compute_dtype, stored, widen, widen_split
 from neuron_chunk_ros.errors import RequestError
@@ -45,10 +46,9 @@ class Walk:
         """
         self._images_needed = images_needed
         try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise RequestError(f"device '{device}' can't be used: "
-                               f'{str(error).splitlines()[0]}') from error
+            check_device(device)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
         self.bundle, self.device = bundle, device
         raw, config = read_config(bundle)
         self._path = family_for(raw).decoder_path

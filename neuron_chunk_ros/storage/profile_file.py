@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from neuron_chunk_ros.errors import ProfileError
+from neuron_chunk_ros.plain_file import read_plain
 from neuron_chunk_ros.storage.atomic import replace_file
 from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_facts
 from neuron_chunk_ros.storage.disk_errors import failure
@@ -52,13 +53,7 @@ def save(profile: Profile, path: str | os.PathLike) -> None:
 def load(path: str | os.PathLike) -> Profile:
     """Read and check a profile. Raises ProfileError with one line naming file and fault."""
     try:
-        # not blocking: what lies there may be a pipe
-        with open(path, 'rb', opener=lambda name, flags: os.open(
-                name, flags | os.O_NONBLOCK)) as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f'over {_MAX_BYTES} bytes long')
-        return _profile(parse_object(data))
+        return _profile(parse_object(read_plain(path, _MAX_BYTES)))
     except OSError as error:
         raise ProfileError(f'{path}: {error.strerror or error}') from error
     except ValueError as error:

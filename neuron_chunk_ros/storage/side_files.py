@@ -13,12 +13,12 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError, ModelError, NeuronChunkError
+from neuron_chunk_ros.plain_file import read_plain
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.manifest import inside, is_plain_name
 from neuron_chunk_ros.storage.strict_json import parse_object
@@ -89,7 +89,7 @@ class SideFiles:
         try:
             path = self.folder / name if checksum is None else inside(self.folder, name)
             limit = self._largest if _may_be_large(name) else min(self._largest, _SMALL_BYTES)
-            data = _read_regular(path, limit)
+            data = read_plain(path, limit)
         except OSError as error:
             raise self.failure(name, error.strerror) from error
         except ValueError as error:
@@ -141,22 +141,6 @@ def is_side_file(name: str) -> bool:
 
 def _may_be_large(name: str) -> bool:
     return name in _LARGE or name.endswith('.model')
-
-
-def _read_regular(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most so many bytes. Raises OSError, ValueError."""
-    # Opening a FIFO would wait for somebody to write.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, 'rb') as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError('not a regular file')
-        if status.st_size > limit:
-            raise ValueError(f'it has {status.st_size} bytes, {limit} are allowed')
-        data = file.read(limit + 1)
-        if len(data) > limit:
-            raise ValueError(f'it has over {limit} bytes, which are allowed')
-        return data
 
 
 def _tamed(data: bytes) -> bytes:

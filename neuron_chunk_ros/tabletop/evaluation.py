@@ -73,7 +73,8 @@ def draw(folder: Path, per_type: int, seed: int) -> int:
     """
     if folder.exists():
         raise ModelError(f'{folder}: exists already; give a folder to be made')
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if not folder.absolute().parent.is_dir():
+        raise ModelError(f'{folder.absolute().parent} is not a folder: create it first')
     lines = []
     with AtomicFolder(folder, error=ModelError) as made:
         (made.folder / 'pictures').mkdir()

@@ -104,16 +104,17 @@ class ResumableRun(ABC):
                     old.unlink()
 
     def _load(self) -> None:
+        state = self.folder / 'state.json'
         try:
-            note = json.loads((self.folder / 'state.json').read_text())
-            if note['recipe'] != vars(self.recipe):
-                raise ModelError(f'{self.folder} holds a run with another recipe: choose a new '
-                                 'folder or the same numbers')
-            tensors = load_file(self.folder / note['file'])
-            self.step = note['step']
+            note = json.loads(state.read_text())
+            self.step, saved = int(note['step']), self.folder / note['file']
+            recipe, tensors = note['recipe'], load_file(saved)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelError(f'{self.folder}: the run it holds can not be read ({error}): choose '
-                             'a new folder') from error
+            raise ModelError(f'{state}: not the state of a run ({error}): remove it, or choose a '
+                             'new folder') from error
+        if recipe != vars(self.recipe):
+            raise ModelError(f'{self.folder} holds a run with another recipe: choose a new folder '
+                             'or the same numbers')
         self._remove_others(note['file'])  # which a run that was killed in between left
         with torch.no_grad():
             for name, parameter in self.parameters.items():

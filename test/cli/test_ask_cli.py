@@ -34,7 +34,7 @@ def test_answers_with_its_bill(tiny_bundles, picture, capsys):
 
 @pytest.mark.parametrize('extra, message', [
     (['--image', '/nonexistent.png'], '/nonexistent.png: not a readable picture'),
-    (['--sparsity', '1.5'], 'sparsity is 1.5'),
+    (['--deadline-ms', '5'], "'dense' reads everything and can't keep deadline_ms"),
     (['--memory-budget-mb', '1'], 'memory_budget_mb is 1'),
     (['--device', 'nonsense'], "device 'nonsense'"),
 ])

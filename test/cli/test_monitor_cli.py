@@ -307,4 +307,4 @@ def test_a_snapshot_and_errors_of_one_line(robot):
 def test_seconds_are_checked(capsys, text):
     with pytest.raises(SystemExit):
         main(['monitor', f'--once={text}'])
-    assert f"'{text}' is no number of seconds above 0" in capsys.readouterr().err
+    assert f"'{text}': want a number above 0" in capsys.readouterr().err

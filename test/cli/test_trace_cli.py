@@ -35,7 +35,7 @@ def test_the_timeline_is_the_steps(tiny_bundles, tmp_path, capsys, kind):
 
 def test_errors_are_one_line(tiny_bundles, capsys, tmp_path):
     bundle = str(tiny_bundles['tiny-llava-onevision'])
-    for extra in (['--image', '/nonexistent.png'], ['--sparsity', '2'],
+    for extra in (['--image', '/nonexistent.png'], ['--deadline-ms', '5'],
                   ['--out', str(tmp_path / 'gone' / 'trace.json')]):
         assert main(['trace', bundle, *extra]) == 1
         error = capsys.readouterr().err.strip().splitlines()

@@ -134,7 +134,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(RecipeError, match='no such recipe .these come along: .*int8'):
         recipe.load(tmp_path / 'gone.yaml')
     (tmp_path / 'long.yaml').write_text('#' * (1 << 20) + '\n')
-    with pytest.raises(RecipeError, match='over 1048576 bytes'):
+    with pytest.raises(RecipeError, match='bytes long, at most 1,048,576 are read'):
         recipe.load(tmp_path / 'long.yaml')
     (tmp_path / 'empty.yaml').write_text('')
     with pytest.raises(RecipeError, match='empty.yaml:1: the recipe is empty'):

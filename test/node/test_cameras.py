@@ -7,10 +7,12 @@ import itertools
 import threading
 import time
 
+import numpy as np
 import pytest
 import rclpy
-from node_client import until
+from node_client import image, until
 
+from neuron_chunk_interfaces.srv import Query
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.node.active import Active
 from neuron_chunk_ros.node.annotated import Annotated
@@ -28,10 +30,10 @@ def activate(client):
     """Make what is there while a node is active, with these settings."""
     made = []
 
-    def make(**settings):
+    def make(bundle=None, **settings):
         node = rclpy.create_node(f'seeing_{next(NUMBERS)}')
         parameters, session, tally = (
-            Parameters(node), Session.open(bundle_path('tabletop')), Tally())
+            Parameters(node), Session.open(bundle or bundle_path('tabletop')), Tally())
         for name, value in settings.items():
             setattr(parameters.settings, name, value)
         answers = []
@@ -78,6 +80,50 @@ def test_standing_prompts_are_not_asked_twice_about_the_same_frames(activate, pi
     assert [list(answer.cameras) for answer in answers] == [['a', 'b']]
     active.cameras['b']._keep(at(picture, 1000))
     until(lambda: len(answers) == 2, what='an answer about a new frame')
+
+
+class Log:
+    """Takes what a logger is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, line):
+        self.lines.append(line)
+
+    error = warning
+
+
+@pytest.mark.parametrize('mode', ['snapshot', 'stream'])
+def test_frames_that_the_model_cannot_take_are_refused_and_told_of_once(
+        activate, picture, tiny_bundles, mode, monkeypatch):
+    """Not a failure of the model; a camera that is fine goes on beside one that isn't."""
+    active, model, answers = activate(tiny_bundles['tiny-qwen2-vl'], mode=mode,
+                                      cameras=['thin', 'b'])
+    log = Log()
+    for part in filter(None, (active._streaming, active.answering)):
+        monkeypatch.setattr(part, '_logger', log)
+    for number in range(1, 6):
+        thin = image(np.zeros((1, 300 + number, 3), np.uint8), (number, 0))
+        active.cameras['thin']._keep(thin)
+        if mode == 'stream':
+            until(lambda number=number: active.cameras['thin'].report(True).bad == number,
+                  what='a refusal')
+        active.cameras['b']._keep(at(picture, number))
+        if mode == 'stream':
+            until(lambda number=number: [f.tag.header.stamp.sec for f in model.stream.frames][-1:]
+                  == [number], what='the other frame')
+    report = active.cameras['thin'].report(True)
+    if mode == 'stream':
+        assert len(log.lines) == 1 and log.lines[0].startswith(
+            'frame of thin not taken: an image is 301 x 1 pixels: this model takes none')
+        assert '305 x 1 pixels' in report.last_bad
+    else:
+        outcome = active.answering.answer(Query.Request(prompt=PROMPT))
+        assert outcome.answer is None and '305 x 1 pixels' in outcome.message
+        assert log.lines == [] and active._tally.now().refused == 1
+    counts = active._tally.now()
+    assert (counts.failed, counts.model_error, answers) == (0, '', [])
 
 
 @pytest.mark.parametrize('mode', ['snapshot', 'stream'])

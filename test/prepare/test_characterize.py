@@ -151,7 +151,6 @@ def test_at_the_command_line(copy, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)['about']['prompts'] == 1
     for arguments, message in (
             ([], 'give --images DIR, or --prompts FILE'),
-            (['--images', str(pictures), '--counts', '1,2'], 'two images or more'),
             (['--images', str(tmp_path / 'none')], 'no such folder'),
             (['--prompts', str(figure)], 'not JSON lines'),
             (['--prompts', str(tmp_path / 'none.jsonl')], 'not JSON lines')):

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import path
 from neuron_chunk_ros.cli.bench.arguments import outputs, positive
 from neuron_chunk_ros.cli.bench.running import bars, check_outputs, folder_of, given, hand_out
 
@@ -17,8 +17,8 @@ def register(commands) -> None:
     parser = commands.add_parser('attention', help=text,
                                  description=text[0].upper() + text[1:] + '.')
     parser.set_defaults(run=_run)
-    parser.add_argument('--path', type=Path, metavar='DIR', help=argparse.SUPPRESS)
-    parser.add_argument('--bundle', type=Path, metavar='BUNDLE_DIR',
+    parser.add_argument('--path', type=path, metavar='DIR', help=argparse.SUPPRESS)
+    parser.add_argument('--bundle', type=path, metavar='BUNDLE_DIR',
                         help='time whole passes of its decoder over prompts with images, too')
     parser.add_argument('--scenes', type=positive, metavar='N',
                         help='of each sort asked about (default 400)')
@@ -34,7 +34,11 @@ def _run(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.bench import machine
     from neuron_chunk_ros.bench.attention import accuracy, report, speed
     from neuron_chunk_ros.prepare.characterize import classes_of
+    from neuron_chunk_ros.storage.bundle import Bundle
     check_outputs(args)
+    folder = folder_of(args)
+    if args.bundle is not None:
+        Bundle.open(args.bundle)  # before anything slow
     few = dict(scenes=8, prompts=4, tolerances=(0.1, 1.0)) if args.quick else {}
     asked = accuracy.AccuracyOptions(**{**few, **given(
         args, scenes='scenes', prompts='prompts', schedule='schedule')})
@@ -52,4 +56,4 @@ def _run(args: argparse.Namespace) -> int:
             seconds += speed.prefill(args.bundle, timed, table, progress)
     return hand_out(args, report.report(kept, seconds, {
         'command': machine.command_line(), 'quick': args.quick,
-        'machine': machine.facts(folder_of(args)), **facts}, asked.seed))
+        'machine': machine.facts(folder), **facts}, asked.seed))

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import path, seconds
 from neuron_chunk_ros.cli.bench.arguments import ceilings, fractions, names, outputs, some_names
 from neuron_chunk_ros.cli.bench.running import (
     bars,
@@ -24,7 +24,7 @@ def register(commands) -> None:
     text = 'seconds from a frame to its words beside others, under memory ceilings'
     parser = commands.add_parser('end-to-end', help=text, description=f'Measure {text}.')
     parser.set_defaults(run=_run)
-    parser.add_argument('--path', type=Path, metavar='DIR',
+    parser.add_argument('--path', type=path, metavar='DIR',
                         help='a folder on the storage to measure (default: the cache folder that '
                              'bundles lie in); models made there are removed')
     parser.add_argument('--decoders', type=names, metavar='A,B,...',
@@ -42,7 +42,7 @@ def register(commands) -> None:
     parser.add_argument('--contestants', type=names, metavar='A,B,...',
                         help='ours, transformers, accelerate, llama.cpp (default: all; the last '
                              'where llama-cpp-python and gguf are installed)')
-    parser.add_argument('--seconds', type=float, metavar='S',
+    parser.add_argument('--seconds', type=seconds, metavar='S',
                         help='after which a process measures nothing more (default 180)')
     outputs(parser, 'the smallest decoder at one ceiling, twice')
 

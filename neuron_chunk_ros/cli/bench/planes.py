@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import path
 from neuron_chunk_ros.cli.bench.arguments import names, outputs, parts, positive
 from neuron_chunk_ros.cli.bench.running import bars, check_outputs, folder_of, given, hand_out
 
@@ -19,10 +20,10 @@ def register(commands) -> None:
     parser.add_argument('--exams', type=names, metavar='A,B,...',
                         help='tabletop, prose, easy-vqa (default: tabletop,prose, and easy-vqa '
                              'where --model is given)')
-    parser.add_argument('--model', type=Path, metavar='MODEL_DIR',
+    parser.add_argument('--model', type=path, metavar='MODEL_DIR',
                         help='trained on easy-vqa: RUN_DIR/model of `neuron-chunk tabletop train '
                              'RUN_DIR --world easy-vqa`')
-    parser.add_argument('--path', type=Path, metavar='DIR',
+    parser.add_argument('--path', type=path, metavar='DIR',
                         help='a folder for what is fetched from PyPI, and for bundles, which are '
                              'removed (default: the cache folder)')
     parser.add_argument('--splits', type=names, metavar='A,B,...',
@@ -47,8 +48,11 @@ def _run(args: argparse.Namespace) -> int:
     from neuron_chunk_ros.bench import machine
     from neuron_chunk_ros.bench.planes import judges, measure
     from neuron_chunk_ros.bench.planes import report as planes_report
+    from neuron_chunk_ros.prepare.checkpoint import Checkpoint
     check_outputs(args)
     folder = folder_of(args)
+    if args.model is not None:
+        Checkpoint(args.model)  # before anything slow
     if args.quick:
         args.questions, args.scenes, args.windows = 40, 10, 1
     exams = args.exams or ('tabletop', 'prose', *(['easy-vqa'] if args.model else []))

