@@ -171,6 +171,7 @@ void score_windows(const float* importance, std::size_t count, std::size_t budge
     throw std::invalid_argument(
         "these sizes make more than 2^24 windows: take a larger step_kib or jump_kib");
   }
+  windows.reserve(static_cast<std::size_t>(made));
   for (std::size_t rows = least; rows <= widest; rows += step) {
     const double cost = seconds(options, rows);
     const std::size_t stride = std::min(rows, jump);

@@ -98,7 +98,7 @@ def _watched(options, case, seconds, patience, once):
         return int(done.stdout.split()[-1]), call, ''
     ended = (signal.Signals(-done.returncode).name if done.returncode < 0
              else f'exit status {done.returncode}')
-    return at + 1, call, f'{ended}\n{done.stdout[-6000:]}'
+    return at + 1, call, f'{ended}\n{done.stdout[:6000]}'
 
 
 def main(run_case, about):

@@ -165,8 +165,9 @@ def test_unpacking_two_parts(kernel, made, rows, columns, beside, seed, fine, dt
     ({'widths': [32, 32]}, 'stride'), ({'segment': 0}, 'address'),
     ({'first': 1}, 'fit'), ({'first': -1}, 'fit'), ({'threads': 0}, 'threads'),
     ({'out': np.zeros((2, 64), np.float32)}, 'shape'),
-    ({'widths': [2**63 - 1]}, 'fit'), ({'widths': [64, 2**62]}, 'fit'), ({'widths': [-2**63]}, 'columns'),
-    ({'first': 2**63 - 1}, 'fit'), ({'stride': 2**62}, 'addresses'), ({'stride': -2**63}, 'addresses'),
+    ({'widths': [2**63 - 1]}, 'fit'), ({'widths': [64, 2**62]}, 'fit'),
+    ({'widths': [-2**63]}, 'columns'), ({'first': 2**63 - 1}, 'fit'),
+    ({'stride': 2**62}, 'addresses'), ({'stride': -2**63}, 'addresses'),
     ({'inputs': np.zeros(13, np.uint8)[1:].view(np.float32)[None]}, 'inputs must lie'),
     ({'out': np.zeros(257, np.uint8)[1:].view(np.float32)[None]}, 'out must lie'),
 ])
@@ -202,7 +203,8 @@ def test_a_group_is_no_larger_than_its_columns():
 def test_unpacking_with_bad_arguments(change, message):
     memory, out = np.zeros((3, 66), np.uint8), np.zeros((3, 64), np.float32)
     good = {'segment': memory.ctypes.data, 'stride': 66, 'rows': 3, 'columns': 64, 'bits': 8,
-            'group': 64, 'out': out.ctypes.data, 'dtype': 'float32', 'out_stride': 64, 'threads': 1}
+            'group': 64, 'out': out.ctypes.data, 'dtype': 'float32', 'out_stride': 64,
+            'threads': 1}
     _native.unpack_rows(**good)
     with pytest.raises(ValueError, match=message):
         _native.unpack_rows(**(good | change))

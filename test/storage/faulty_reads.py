@@ -62,13 +62,14 @@ class FaultyDrive:
         if compiler is None:
             pytest.skip('no C compiler to build the faulty drive with')
         source = Path(__file__).with_name('faulty_reads.c')
-        built = subprocess.run([compiler, '-O1', '-Wall', '-Werror', '-shared', '-fPIC', str(source),
-                                '-o', str(library), '-ldl'], capture_output=True, text=True)
+        built = subprocess.run(
+            [compiler, '-O1', '-Wall', '-Werror', '-shared', '-fPIC', str(source), '-o',
+             str(library), '-ldl'], capture_output=True, text=True)
         assert built.returncode == 0, built.stderr
         return library
 
     def start(self, program, path, *arguments, **options):
-        """Start a Python program for which files whose path begins with `path` are on the drive."""
+        """Start a Python program; files whose path begins with `path` are on the drive for it."""
         self.orders.give(NOTHING, align=0, told=0)
         environment = os.environ | self._environment | {'FAULTY_PATH': str(path)}
         return subprocess.Popen(

@@ -177,7 +177,7 @@ def test_groups_larger_than_rows_are_rows(group):
 
 @pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
 def test_what_is_not_a_number_becomes_some_integer(wrong):
-    """A caller's mistake; but the same one everywhere, and its neighbours' groups are untouched."""
+    """A caller's mistake; but the same everywhere, and its neighbours' groups are untouched."""
     values = np.ones((1, 48), np.float32)
     values[0, 3] = wrong
     integers, scales = _native.round_to_integers(values, 4, 16, [1.0, 0.9], 1)

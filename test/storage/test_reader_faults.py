@@ -5,10 +5,11 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from reader_cases import MIB, SIZE, backends, check, matrix, open_reader
+from reader_cases import MIB, SHM, SIZE, backends, check, matrix, open_reader
 
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.errors import NeuronChunkError, ReadError
@@ -108,6 +109,7 @@ def test_misuse(disk_file, backend, direct):
         refused('too small', [(0, MIB + 1)])
         refused('too small', [(0, 5)], at=MIB)
         refused('too small', [(0, 5)], at=2**40)
+        refused('too small', [(0, 5)], at=2**63 - 2**20)
         refused('multiple', [(0, 5)], at=-reader.block_size)
         refused('file 1', [(0, 5)], file=1)
         refused('file -1', [(0, 5)], file=-1)
@@ -115,6 +117,10 @@ def test_misuse(disk_file, backend, direct):
         refused('shape', [(1.0, 2.0)])
         if reader.direct:
             refused('multiple', [(0, 5)], at=1)
+        for call in (lambda: reader.submit(0, [(0, 5)], None),
+                     lambda: reader.read(0, [(0, 5)], None)):
+            with pytest.raises(TypeError):
+                call()
         # None of it did harm.
         check(reader, disk_file, [(SIZE - 5, 5)], buffer)
 
@@ -124,6 +130,82 @@ def test_bad_options(disk_file):
                     {'queue_depth': 0}, {'queue_depth': 10**6}]:
         with pytest.raises(ReadError):
             Reader([disk_file], **options)
+    for most in (-2**63, 0, 1, 511, 2**30 + 1, 2**63 - 1):
+        with pytest.raises(ValueError, match='max_request must be'):
+            _native.Reader([str(disk_file)], max_request=most)
+
+
+def test_methods_of_nothing():
+    """None in a reader's place, as some wrapper may pass it on."""
+    for made in (_native.Reader, _native.Batch, _native.Buffer, _native.ReadStats):
+        for name, method in vars(made).items():
+            getter = getattr(method, 'fget', None)
+            if getter or name in ('close', 'wait', 'wait_bytes', 'capacity', 'read', 'submit'):
+                with pytest.raises(TypeError):
+                    (getter or method)(None)
+
+
+@pytest.mark.parametrize('size', [2**43, 2**62, 2**63 - 1])
+@backends
+def test_files_of_any_size(backend, size, tmp_path):
+    """Sums don't overflow, and nothing is made for what can't be read anyway."""
+    path = None
+    for folder in (tmp_path, SHM):
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, suffix='.hollow', delete=False) as file:
+                path = Path(file.name)
+                file.truncate(size)
+            break
+        except OSError:
+            path and path.unlink(missing_ok=True)
+    else:
+        pytest.skip(f'no file system here has files of {size} bytes')
+    try:
+        with Reader([path], backend) as reader:
+            buffer = reader.allocate(MIB)
+            assert reader.capacity(0, [(0, 2**40)]) == 2**40
+            for extents in ([(0, size)], [(0, size)] * 5, [(0, size // 2)] * 9, [(0, 2**43)],
+                            [(size - 2**40, 2**40)], [(0, 2**42)] * 4000):
+                with pytest.raises(ReadError, match='too small|more than can be read'):
+                    reader.submit(0, extents, buffer)
+            if size < 2**62:
+                check(reader, path, [(size - 9000, 9000), (5, 7)], buffer)
+            else:
+                for end in (size, size - 2**20):
+                    try:
+                        reader.read(0, [(end - 9000, 9000)], buffer)
+                    except ReadError as error:
+                        assert 'more than can be read' in str(error)
+            with pytest.raises(ReadError, match='beyond'):
+                reader.capacity(0, [(size, 1)])
+    finally:
+        path.unlink()
+
+
+@backends
+def test_any_name_of_a_file(tmp_path, backend):
+    """Also one that is no text; none that the system would cut short."""
+    name = os.fsencode(tmp_path) + b'/row\xff.bin'
+    Path(os.fsdecode(name)).write_bytes(b'flash' * 2000)
+    for path in (name, os.fsdecode(name), Path(os.fsdecode(name))):
+        with Reader([path], backend) as reader:
+            check(reader, name, [(3, 4000)])
+            for misuse in ([(-1, 5)], [(0, 10_001)]):
+                with pytest.raises(ReadError) as caught:
+                    reader.capacity(0, misuse)
+                assert os.fsencode(str(caught.value)).startswith(name)
+    Path(os.fsdecode(name)).unlink()
+    with pytest.raises(ReadError, match='No such file') as caught:
+        Reader([name], backend)
+    assert os.fsencode(caught.value.path) == name
+    whole = tmp_path / 'whole.bin'
+    whole.write_bytes(b'flash')
+    for cut in (f'{whole}\0.bin', f'{whole}\0', f'{whole}\ud800'):
+        with pytest.raises(ReadError, match='no file can have the name'):
+            Reader([cut], backend)
+    for wrong in (None, 5, ['x']):
+        with pytest.raises(TypeError):
+            Reader([wrong], backend)
 
 
 def run(program, *arguments):
@@ -258,6 +340,47 @@ with Reader([path], 'io_uring') as reader:
 @pytest.mark.skipif(not _native.io_uring_available(), reason='io_uring can not be used here')
 def test_a_ring_that_is_refused_for_good_ends_its_reads(disk_file):
     run(REFUSED_LATER, disk_file)
+
+
+REFUSED_AMID = """
+import errno, os, sys, threading
+import numpy as np
+import refused_calls
+from neuron_chunk_ros.errors import ReadError
+from neuron_chunk_ros.storage.reader import Reader
+path = sys.argv[1]
+reader = Reader([path], 'io_uring', 'off')
+number = [int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')
+          and os.readlink(f'/proc/self/fd/{n}') == path][0]
+saved, (read_end, write_end) = os.dup(number), os.pipe()
+buffer = reader.allocate(1 << 20)
+os.dup2(read_end, number)  # a device that does not answer
+taken = [reader.submit(0, [[0, 100]], buffer, at) for at in (0, 4096)]
+assert taken[0].wait(0.3) is None  # by now the kernel has them
+os.dup2(saved, number)
+why = refused_calls.refuse([refused_calls.IO_URING_ENTER], errno.EPERM)
+if why:
+    print('skip:', why)
+    sys.exit()
+for at in (8192, 12288, 8192):
+    try:
+        reader.read(0, [[0, 100]], buffer, at)
+        sys.exit('read all the same')
+    except ReadError as error:
+        assert error.errno == errno.EPERM, error
+# What the kernel took before still fills its memory: it has not ended, though all others have.
+assert not any(batch.ready for batch in taken)
+os.write(write_end, b'x' * 200)
+for batch, at in zip(taken, (0, 4096), strict=True):
+    assert batch.wait(30).bytes_wanted == 100
+    assert (np.frombuffer(buffer, np.uint8)[at:at + 100] == ord('x')).all()
+reader.close()
+"""
+
+
+@pytest.mark.skipif(not _native.io_uring_available(), reason='io_uring can not be used here')
+def test_what_a_ring_took_before_it_was_refused_still_arrives(disk_file):
+    run(REFUSED_AMID, disk_file)
 
 
 NO_THREAD = """

@@ -31,8 +31,13 @@ def test_buffer():
     for nbytes in (0, -1):
         with pytest.raises(ValueError):
             _native.Buffer(nbytes)
-    with pytest.raises(MemoryError):
-        _native.Buffer(2**62)
+    for nbytes in (2**46, 2**62, 2**63 - 1, 2**63 - 2**22):
+        with pytest.raises(MemoryError):
+            _native.Buffer(nbytes)
+    with open('/proc/meminfo') as info:
+        most = int(info.readline().split()[1]) << 10
+    with pytest.raises(MemoryError):  # whatever the system would promise
+        _native.Buffer(most + MIB)
 
 
 def test_a_view_keeps_the_buffer_alive():
