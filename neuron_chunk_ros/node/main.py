@@ -136,6 +136,7 @@ def _run(node: VlmNode, signals: _Signals, closing: list[Callable[[], None]]) ->
         return 1
     if not ended:
         logger.warning('the running step did not end in time; leaving it behind')
+        node.send_responses()
         sys.stdout.flush()
         sys.stderr.flush()
         # The worker is deep in a computation that nothing can interrupt.

@@ -15,9 +15,10 @@ RESULTS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
 # Questions: of more than ROS's own ten at once the rest would be dropped unseen, and who asked
-# would wait for ever. Refusing is quick, so few stay here for long; each may hold images.
+# would wait for ever. Refusing is quick, so few stay here for long. Clients that ask many at once
+# need a deep queue as well: every client is handed the responses to all of them.
 QUESTIONS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=64,
+    history=HistoryPolicy.KEEP_LAST, depth=1000,
     reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 
 DIAGNOSTICS = QoSProfile(

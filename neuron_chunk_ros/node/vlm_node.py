@@ -26,6 +26,7 @@ from neuron_chunk_ros.node.ask_action import AskAction
 from neuron_chunk_ros.node.diagnostics import Diagnostics, statuses, thermal
 from neuron_chunk_ros.node.graph import namesakes, unknown_parameters
 from neuron_chunk_ros.node.loaded_model import LoadedModel, open_session
+from neuron_chunk_ros.node.outbox import Outbox
 from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
 from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.node.question import Outcome
@@ -74,6 +75,10 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._query_service = self.create_service(
             Query, '~/query', self._query, qos_profile=QUESTIONS,
             callback_group=ReentrantCallbackGroup())
+        # Humble can't tell how many clients a service has.
+        count = getattr(self, 'count_clients', lambda name: 1)
+        self._askers = lambda: count(self._query_service.srv_name)
+        self._outbox = Outbox(self._query_service, self._askers)
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
         AskAction(self, self._answer)
@@ -92,6 +97,15 @@ class VlmNode(LifecycleNodeMixin, Node):
     def state(self) -> str:
         """Return the lifecycle state's label."""
         return self._state_machine.current_state[1]
+
+    def destroy_node(self) -> bool:
+        """Send the responses that are still to be sent, and leave the graph."""
+        self.send_responses()
+        return Node.destroy_node(self)
+
+    def send_responses(self):
+        """Wait until those that are there are sent, for a while."""
+        self._outbox.close(GRACE)
 
     def close(self, reason: str) -> bool:
         """Cancel all questions and free everything, in whatever state, before the process ends.
@@ -269,10 +283,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         return active.answering.answer(request, on_progress, given_up)
 
     def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
-        # Humble can't tell how many clients a service has.
-        count = getattr(self, 'count_clients', lambda name: 1)
-        gone = Gone(lambda: count(self._query_service.srv_name))
-        return self._answer(request, given_up=gone).fill(response)
+        return self._answer(request, given_up=Gone(self._askers)).fill(response)
 
     def _reset(self, _, response: Trigger.Response) -> Trigger.Response:
         active = self._active

@@ -1,0 +1,75 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sending a service's responses no faster than all of its clients can take them.
+
+With DDS, every client of a service is handed the responses to all of them, and keeps the ten that
+came last until it has looked. A crowd that is refused in one burst would push its own responses
+out of each other's queues, and wait for ever.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rclpy.service import Service
+
+# A client in Python looks at a response and throws it away in so long, with a core of its own [s].
+_LOOK = 1.0e-3
+# Responses that fit every client's queue side by side, with some room.
+_AT_ONCE = 4
+
+
+class Outbox:
+    """Stands between an executor and a service, and sends its responses in a thread of its own.
+
+    Few at a time go out at once. Of those that have to wait, answers go ahead of refusals.
+    """
+
+    def __init__(self, service: Service, clients: Callable[[], int]):
+        """Take over the service's responses.
+
+        :param clients: tells how many the service has.
+        """
+        self._send, self._clients = service.send_response, clients
+        service.send_response = self._put
+        self._waiting: deque[tuple] = deque()
+        self._changed = threading.Condition()
+        self._ending = self._ended = False
+        self._thread = threading.Thread(target=self._serve, name='outbox', daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Send what is left, for so many seconds at most [s], and end."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _put(self, response, header) -> None:
+        with self._changed:
+            if self._ended:
+                self._send(response, header)
+            elif response.success:
+                self._waiting.appendleft((response, header))
+            else:
+                self._waiting.append((response, header))
+            self._changed.notify()
+
+    def _serve(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        free = 0.0  # when all that was sent has been looked at
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ending)
+                if not self._waiting:
+                    self._ended = True
+                    return
+                taken = self._waiting.popleft()
+            look = _LOOK * max(1.0, self._clients() / cores)
+            now = time.monotonic()
+            free = max(free, now) + look
+            if free - now > _AT_ONCE * look:
+                time.sleep(free - now - _AT_ONCE * look)
+            self._send(*taken)

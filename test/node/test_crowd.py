@@ -1,0 +1,50 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Far more ask at once than can be answered: everybody hears, nothing is left behind."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from action_msgs.msg import GoalStatus
+
+CLIENTS, CALLS, KILLED = 50, 4, 5
+
+
+def resident(vlm):
+    with open(f'/proc/{vlm.process.pid}/statm') as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@pytest.mark.slow
+def test_everybody_in_a_crowd_is_answered_or_refused(start, picture, capsys):
+    vlm = start('popular')
+    for _ in range(20):
+        assert vlm.ask(images=[picture]).success
+    script, before = Path(__file__).with_name('crowd.py'), resident(vlm)
+    crowd = subprocess.run(
+        [sys.executable, script, vlm.name, *map(str, (CLIENTS, CALLS, KILLED))],
+        stdout=subprocess.PIPE, text=True, timeout=240, check=True)
+    heard = json.loads(crowd.stdout)
+    told = [call for calls, _ in heard for call in calls]
+    unheard = told.count(None)
+    assert (len(told), unheard) == ((CLIENTS - KILLED) * CALLS, 0)
+    assert all(success or 'busy' in message for _, success, message in told)
+    refused = sorted(seconds for seconds, success, _ in told if not success)
+    answered = len(told) - len(refused)
+    goals = Counter(goal and goal[1] for _, goal in heard)
+    assert goals.keys() <= {GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_ABORTED,
+                            GoalStatus.STATUS_CANCELED}
+    assert answered + goals[GoalStatus.STATUS_SUCCEEDED] >= 5  # the first, and the queue
+    for _ in range(20):
+        assert vlm.ask(images=[picture]).success
+    values = {value.key: value.value for value in vlm.status('model').values}
+    grown = resident(vlm) / before
+    with capsys.disabled():
+        print(f'\n{answered} answered, {len(refused)} refused: median '
+              f'{refused[len(refused) // 2]:.2f} s, p99 {refused[int(len(refused) * .99)]:.2f} s; '
+              f'goals {dict(goals)}; memory {grown:.3f} times')
+    assert values['waiting'] == '0' and grown < 1.05
