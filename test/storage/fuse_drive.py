@@ -21,6 +21,7 @@ from faulty_reads import DELAY, ERROR, HANG, NOTHING, SHORT
 
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE = 1, 2, 3, 14, 15, 17, 18
 _FLUSH, _INIT, _INTERRUPT, _DESTROY, _BATCH_FORGET = 25, 26, 36, 38, 42
+_OPENDIR, _READDIR, _RELEASEDIR = 27, 28, 29
 _NO_ANSWER = (_FORGET, _BATCH_FORGET, _INTERRUPT)
 _ASYNC = 1 | 1 << 15  # several reads of a file at a time, direct ones too
 _ROOT = 1
@@ -97,6 +98,11 @@ class FuseDrive:
                 self._reply(unique, b'', errno.ENOENT)
         elif opcode == _GETATTR:
             self._reply(unique, struct.pack('=QII', 60, 0, 0) + self._attributes(node))
+        elif opcode == _OPENDIR:
+            self._reply(unique, bytes(16))
+        elif opcode == _READDIR:
+            _, offset, size = struct.unpack_from('=QQI', body)
+            self._reply(unique, self._names(offset, size))
         elif opcode == _OPEN:
             self._reply(unique, struct.pack('=QII', 0, 1, 0))  # not through the page cache
         elif opcode == _READ:
@@ -104,7 +110,7 @@ class FuseDrive:
             self._read(unique, node, offset, size)
         elif opcode == _STATFS:
             self._reply(unique, struct.pack('=QQQQQIIII24x', 0, 0, 0, 0, 0, 4096, 255, 4096, 0))
-        elif opcode in (_RELEASE, _FLUSH, _DESTROY):
+        elif opcode in (_RELEASE, _RELEASEDIR, _FLUSH, _DESTROY):
             self._reply(unique, b'')
             return opcode != _DESTROY
         else:
@@ -117,6 +123,17 @@ class FuseDrive:
             size, mode = self._files[node - _ROOT - 1].stat().st_size, stat.S_IFREG | 0o644
         return struct.pack('=6Q10I', node, size, -(-size // 512), 0, 0, 0, 0, 0, 0, mode, 1,
                            os.getuid(), os.getgid(), 0, 4096, 0)
+
+    def _names(self, first, room):
+        listed = b''
+        for number in range(first, len(self._files)):
+            name = os.fsencode(self._files[number].name)
+            entry = struct.pack('=QQII', number + _ROOT + 1, number + 1, len(name), 8) + name
+            entry += bytes(-len(entry) % 8)
+            if len(listed) + len(entry) > room:
+                break
+            listed += entry
+        return listed
 
     def _read(self, unique, node, offset, size):
         with open(self._files[node - _ROOT - 1], 'rb') as file:

@@ -12,13 +12,14 @@ import time
 import pytest
 from faulty_reads import FaultyDrive
 from fuse_drive import FuseDrive
-from reader_cases import BACKENDS
+
+from neuron_chunk_ros import _native
 
 PRELOADED = pytest.param(('preloaded', 'threads'), id='preloaded')
-DRIVES = [PRELOADED] + [
-    pytest.param(('fuse', *backend.values), id=f'fuse-{backend.id}', marks=backend.marks)
-    for backend in BACKENDS]
-drives = pytest.mark.parametrize('drive', DRIVES, indirect=True)
+RING = pytest.param(('fuse', 'io_uring'), id='fuse-io_uring', marks=pytest.mark.skipif(
+    not _native.io_uring_available(), reason='io_uring is not built in or not allowed here'))
+THREADS = pytest.param(('fuse', 'threads'), id='fuse-threads', marks=pytest.mark.slow)
+drives = pytest.mark.parametrize('drive', [PRELOADED, THREADS, RING], indirect=True)
 
 
 @pytest.fixture(scope='module')
@@ -129,7 +130,9 @@ for number in (errno.EINTR, errno.EAGAIN):
 """
 
 
-@drives
+@pytest.mark.parametrize('drive', [
+    PRELOADED, pytest.param(*RING.values, id=RING.id, marks=[*RING.marks, pytest.mark.slow])],
+    indirect=True)
 def test_a_drive_that_says_again_for_ever_ends_its_reads(drive):
     drive.run(FOR_EVER, drive.file, 'off', drive.backend)
 
