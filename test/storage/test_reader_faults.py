@@ -284,7 +284,8 @@ for turn in range(3):
     child = os.fork()
     if not child:
         for use in (lambda: reader.read(0, [[0, 5]], buffer), lambda: batch.wait(),
-                    lambda: reader.capacity(0, [[0, 5]])):
+                    lambda: reader.submit(0, [[0, 5]], buffer), lambda: batch.ready,
+                    lambda: batch.wait_bytes(5, 0.0), lambda: reader.capacity(0, [[0, 5]])):
             try:
                 use()
                 os._exit(1)
