@@ -56,8 +56,9 @@ class Batch:
 
     @property
     def ready(self) -> bool:
-        """Whether wait() would return at once."""
-        return self._batch.ready
+        """Whether wait() would return at once. Raises ReadError in a process made by fork."""
+        with _read_errors():
+            return self._batch.ready
 
     def wait_bytes(self, nbytes: int, timeout: float) -> int:
         """Wait until so many bytes lie in the buffer, from the first extent's on.

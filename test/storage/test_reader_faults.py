@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from reader_cases import MIB, SHM, SIZE, backends, check, matrix, open_reader
+from reader_cases import BACKENDS, MIB, SHM, SIZE, backends, check, matrix, open_reader
 
 from neuron_chunk_ros import _native
 from neuron_chunk_ros.errors import NeuronChunkError, ReadError
@@ -284,7 +284,8 @@ for turn in range(3):
     child = os.fork()
     if not child:
         for use in (lambda: reader.read(0, [[0, 5]], buffer), lambda: batch.wait(),
-                    lambda: reader.capacity(0, [[0, 5]])):
+                    lambda: reader.submit(0, [[0, 5]], buffer), lambda: batch.ready,
+                    lambda: batch.wait_bytes(5, 0.0), lambda: reader.capacity(0, [[0, 5]])):
             try:
                 use()
                 os._exit(1)
@@ -402,6 +403,6 @@ except ReadError as error:
 """
 
 
-@pytest.mark.parametrize('backend', ['auto', 'threads'])
+@pytest.mark.parametrize('backend', ['auto', *BACKENDS])
 def test_where_no_thread_can_be_started(disk_file, backend):
     run(NO_THREAD, disk_file, backend)
