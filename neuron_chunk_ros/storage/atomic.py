@@ -61,8 +61,11 @@ class ScratchFolder:
             raise self._failure(reason) from reason
         finally:
             self._clean()
-        reason = os_error(value)
-        if reason is not None and not isinstance(value, NeuronChunkError):
+        if isinstance(value, NeuronChunkError):
+            # of what lay in here, which is gone
+            if str(self.folder) in str(value) and not os.path.lexists(self.target):
+                raise type(value)(f'{value}; of {self.target} nothing was kept') from value
+        elif (reason := os_error(value)) is not None:
             raise self._failure(reason) from value
 
     def _check(self) -> None:

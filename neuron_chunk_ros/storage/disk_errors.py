@@ -51,5 +51,7 @@ def os_error(error: BaseException | None) -> OSError | None:
     """Return the disk's error that an exception is or tells of; None for any other."""
     if isinstance(error, OSError):
         return error
+    if type(error).__module__ == 'sqlite3' and type(error).__name__ == 'OperationalError':
+        return OSError(errno.ENOSPC if 'full' in str(error) else errno.EIO, str(error))
     found = _IN_TEXT.search(str(error)) if isinstance(error, Exception) else None
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None

@@ -4,6 +4,7 @@
 
 import errno
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -160,11 +161,25 @@ def test_a_scratch_folder_is_gone_whatever_happens(tmp_path):
     assert os.listdir(tmp_path) == ['b']
 
 
-def test_errors_of_rust_libraries_are_the_disks(tmp_path):
-    with pytest.raises(BundleError, match='disk full while writing .*/b; nothing was kept'):
+@pytest.mark.parametrize('error, words', [
+    (RuntimeError('I/O error: No space left on device (os error 28)'), 'disk full while writing'),
+    (sqlite3.OperationalError('database or disk is full'), 'disk full while writing'),
+    (sqlite3.OperationalError('disk I/O error'), 'disk I/O error, the drive failed')])
+def test_errors_that_libraries_wrap_are_the_disks(tmp_path, error, words):
+    with pytest.raises(BundleError, match=words) as told:
         with AtomicFolder(tmp_path / 'b'):
-            raise RuntimeError('I/O error: No space left on device (os error 28)')
+            raise error
+    assert str(tmp_path / 'b') in str(told.value) and 'nothing was kept' in str(told.value)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_failed_in_a_scratch_folder_is_gone(tmp_path):
+    with pytest.raises(BundleError, match=f'inner is damaged; of {tmp_path}/b nothing was kept'):
+        with ScratchFolder(tmp_path / 'b') as scratch:
+            raise BundleError(f'{scratch.folder}/inner is damaged')
+    with pytest.raises(BundleError, match='elsewhere is damaged$'):
+        with ScratchFolder(tmp_path / 'b'):
+            raise BundleError('elsewhere is damaged')
 
 
 @pytest.mark.parametrize('error, line', [
