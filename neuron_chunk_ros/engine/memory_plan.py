@@ -136,7 +136,7 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     """Return what a step of so many tokens takes at most for a moment.
 
     Of the decoder: each group's product, the inputs of the widest in two orders, the gated
-    product, normalised and rotated copies in float32; of the vision tower: one picture.
+    product, normalised and rotated copies in float32; of the vision tower: see tower_bytes.
     """
     groups = bundle.groups.values()
     columns = sum({group.columns for group in groups})
@@ -146,13 +146,25 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     # a CPU's product packs the weights it is given, or has them widened in tiles
     packed = (max(group.rows * group.columns for group in groups) * dtype.itemsize
               if dtype == torch.bfloat16 else TILE_BYTES)
-    vision = config.vision_config
-    width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
-    patch = getattr(vision, 'patch_size', 14)
-    patches = (getattr(vision, 'image_size', 448) // patch) ** 2
-    tower = patches * 4 * (8 * width + 2 * getattr(vision, 'intermediate_size', 4 * width))
     words = 3 * 4 * config.text_config.vocab_size
-    return max(decoder + min(packed, 64 * MIB), tower) + words + _ALLOCATOR
+    return max(decoder + min(packed, 64 * MIB), tower_bytes(config.vision_config, tokens, dtype)
+               ) + words + _ALLOCATOR
+
+
+def tower_bytes(vision, tokens: int, dtype: torch.dtype) -> int:
+    """Return what the vision tower takes for a moment: all pictures of a step go through at once.
+
+    Of a patch: copies of its state, queries, keys, values, and what is between the two layers of
+    its MLP, of which some activations make more copies.
+    """
+    width = getattr(vision, 'embed_dim', None) or getattr(vision, 'hidden_size', 0)
+    inner = (getattr(vision, 'intermediate_size', None)
+             or int(width * getattr(vision, 'mlp_ratio', 4)))
+    one = (getattr(vision, 'image_size', 448) // getattr(vision, 'patch_size', 14)) ** 2
+    # Patches are merged by fours, or a little fewer.
+    patches = max(one, tokens * getattr(vision, 'spatial_merge_size', 2) ** 2)
+    copies = 4.5 if getattr(vision, 'hidden_act', '') == 'quick_gelu' else 2.5
+    return int(patches * dtype.itemsize * (8 * width + copies * inner))
 
 
 def _held(entry: TensorEntry, stored: str, compute: torch.dtype) -> int:

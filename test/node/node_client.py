@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.action import ActionClient
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -94,6 +95,9 @@ class VlmProcess:
         arguments = ['-r', f'__node:={name}']
         for topic in [f'{camera}/image' for camera in cameras] or ['image']:
             arguments += ['-r', f'{topic}:={name}/{topic}']
+            # Best effort may lose a frame that a test shows once and waits for.
+            parameters.setdefault(
+                f'qos_overrides./{name}/{topic}.subscription.reliability', 'reliable')
         if cameras:
             parameters['cameras'] = list(cameras)
         for key, value in parameters.items():
@@ -240,10 +244,11 @@ class VlmProcess:
         return self.result(self._clients['reset'].call_async(Trigger.Request()))
 
     def show(self, message, camera=None):
-        """Publish an image and give the node time to take it: best effort tells no more."""
+        """Publish an image; return once the node has it, and has had time to take it."""
         publisher = self.images if camera is None else self.cameras[camera]
         until(publisher.get_subscription_count, what='a subscription to images')
         publisher.publish(message)
+        assert publisher.wait_for_all_acked(Duration(seconds=PATIENCE)), 'it never arrived'
         time.sleep(0.3)
 
     def status(self, part, accept=lambda status: True):

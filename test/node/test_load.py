@@ -59,10 +59,10 @@ def test_deadline_runs_out_in_the_queue(start, long_answers, picture):
     vlm = start('late', **long_answers)
     first, = questions(vlm, picture, 1, deadline=3.0)
     vlm.wait_for_step(first)
-    began = time.monotonic()
     response = vlm.ask(images=[picture], deadline=0.5)
+    told_first = not first.done()
     assert not response.success and 'others were being answered' in response.message
-    assert time.monotonic() - began < 1.5, 'who is late is told when the time is up'
+    assert told_first, 'who is late is told when the time is up, not when the others are done'
     status = vlm.status('model', lambda s: s.level == b'\x01')
     assert 'deadline' in status.message
     assert vlm.result(first).answer.finish_reason == 'deadline'

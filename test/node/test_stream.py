@@ -145,17 +145,13 @@ def test_a_camera_that_goes_and_comes_back(start):
                 max_frame_age=2.0)
     show(vlm, table('red', 1))
     assert vlm.ask(QUESTION).answer.text == 'red'
-    gone = time.monotonic()
     until(lambda: vlm.status('frames').level == STALE, 5.0, 'the frames to be stale')
-    assert time.monotonic() - gone < 0.8 + 2.0
     until(lambda: vlm.status('frames').level == ERROR, 5.0, 'the frames to be an error')
     response = vlm.ask(QUESTION)
     assert not response.success and 'max_frame_age' in response.message
     show(vlm, table('blue', 2))
-    back = time.monotonic()
     until(lambda: vlm.show(table('blue', 3)) or vlm.status('frames').level == OK, 5.0,
           'the frames to be fine')
-    assert time.monotonic() - back < 2.5
     answer = vlm.ask(QUESTION).answer
     assert answer.text == 'blue' and stamps(answer.images)[-1] in (2, 3)
 
