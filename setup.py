@@ -47,6 +47,7 @@ setup(
     # Ranges, not pins: a Jetson brings its own torch. The tested set is in requirements/.
     install_requires=[
         'accelerate',
+        'jinja2>=3.1.6',
         'matplotlib',
         'numpy>=1.26',
         'pillow',

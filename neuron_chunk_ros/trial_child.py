@@ -10,6 +10,7 @@ the process ends by SIGPROF and prints nothing.
 """
 
 import json
+import re
 import resource
 import signal
 import sys
@@ -26,6 +27,10 @@ def render(template: str, variables: dict, messages: list, longest: int) -> list
     import jinja2
     import jinja2.ext
     import jinja2.sandbox
+
+    if tuple(map(int, re.findall(r'\d+', jinja2.__version__)[:3])) < (3, 1, 6):
+        raise ImportError(f'Jinja2 {jinja2.__version__} has known ways out of its sandbox: '
+                          "pip install 'jinja2>=3.1.6'")
 
     class Generation(jinja2.ext.Extension):
         """`{% generation %}` only marks what assistants said."""
