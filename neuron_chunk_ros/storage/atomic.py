@@ -208,9 +208,14 @@ def _sync_after(path: Path) -> None:
 
 
 def check_target(target: Path, error: type[NeuronChunkError]) -> None:
-    """Refuse a target that exists already or has no folder to be in. Raises `error`."""
+    """Refuse a target that exists already or has no folder to be in. Raises `error`.
+
+    What a writer left that was killed when it had made the target is removed: none follows it.
+    """
     target = Path(os.path.abspath(target))
     if os.path.lexists(target):
+        with contextlib.suppress(OSError):
+            partial.remove_stale(target)
         raise error(f'{target} already exists: remove it or choose another name')
     if not target.parent.is_dir():
         raise error(f'{target.parent} is not a folder: create it first')

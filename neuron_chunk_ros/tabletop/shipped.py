@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tabletop model that the package installs, and its bundle."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.storage.atomic import ScratchFolder
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.disk_errors import failure
+from neuron_chunk_ros.storage.partial import remove_stale
 
 ROWS = 'int8'  # the row format that ships
 CLASSES = Path(__file__).parent / 'head_classes.json'  # of its heads, see docs/TABLETOP.md
@@ -48,6 +50,8 @@ def bundle_dir(cache: Path | None = None) -> Path:
     if target.exists():
         try:
             Bundle.open(target)
+            with contextlib.suppress(OSError):
+                remove_stale(target)  # of a process that was killed when it had made it
             return target
         except BundleError as error:
             raise BundleError(f'{error}; delete {target} to have it made anew') from error

@@ -173,6 +173,14 @@ def test_errors_that_libraries_wrap_are_the_disks(tmp_path, error, words):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_was_left_beside_a_target_that_is_there_is_removed(tmp_path):
+    for name in ('b', '.b.partial-0123abcd'):
+        (tmp_path / name).mkdir()
+    with pytest.raises(BundleError, match='already exists'):
+        atomic.check_target(tmp_path / 'b', BundleError)
+    assert os.listdir(tmp_path) == ['b']
+
+
 def test_what_failed_in_a_scratch_folder_is_gone(tmp_path):
     with pytest.raises(BundleError, match=f'inner is damaged; of {tmp_path}/b nothing was kept'):
         with ScratchFolder(tmp_path / 'b') as scratch:
