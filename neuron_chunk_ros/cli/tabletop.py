@@ -75,6 +75,7 @@ def _training(args: argparse.Namespace):
     if args.decoder not in (None, 'published' if easy else 'own'):
         raise ModelError(f'--world {args.world} has no --decoder {args.decoder}: tabletop trains '
                          'its own, easy-vqa takes the published one')
+    args.folder.mkdir(parents=True, exist_ok=True)  # what can't be shows before the first step
     changed = {} if args.seed is None else {'seed': args.seed}
     if not easy:
         from neuron_chunk_ros.tabletop.training import Recipe, Training
@@ -95,7 +96,6 @@ def _train(args: argparse.Namespace) -> int:
     from tqdm import tqdm
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.folder.mkdir(parents=True, exist_ok=True)  # what can't be shows before the first step
     training = _training(args)
     recipe = training.recipe
     stopped = threading.Event()
