@@ -26,6 +26,7 @@ from neuron_chunk_ros.prepare.convert import convert  # noqa: E402
 from neuron_chunk_ros.prepare.rewrite import rewrite  # noqa: E402
 from neuron_chunk_ros.prepare.synthesize import synthesize  # noqa: E402
 from neuron_chunk_ros.storage.annotate import store_attention  # noqa: E402
+from neuron_chunk_ros.storage.bundle import Bundle  # noqa: E402
 
 FAMILIES = ('tiny-llava-onevision', 'tiny-qwen2-vl')
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -59,8 +60,8 @@ def calibrated(family):
         calibrate(folder / 'first', [('what is there?', [PICTURE])])
         rewrite(folder / 'first', folder / 'bundle', order='hot-cold')
         layers, heads = config['num_hidden_layers'], config['num_attention_heads']
-        store_attention(folder / 'bundle', {
-            'heads': [[head % 4 for head in range(heads)] for _ in range(layers)], 'about': {}})
+        store_attention(Bundle.open(folder / 'bundle'),
+                        [[head % 4 for head in range(heads)] for _ in range(layers)], {})
     return _once(f'{family}-calibrated', make)
 
 
@@ -74,7 +75,7 @@ def packed(family):
 def _once(name, make):
     folder = _DISK / 'made' / name
     if not folder.exists():
-        unfinished = _DISK / 'unfinished'
+        unfinished = _DISK / f'{name}-unfinished'
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         make(unfinished)
@@ -83,14 +84,19 @@ def _once(name, make):
     return folder / 'bundle'
 
 
-def copied(bundle):
-    """Return a copy to change, in a folder of the case's own; an earlier one is removed."""
+def emptied():
+    """Return the case's own folder, without what an earlier case left there."""
     case = _DISK / 'case'
     if case.exists():
         shutil.rmtree(case)
     case.mkdir()
+    return case
+
+
+def copied(bundle):
+    """Return a copy to change, in the case's own folder."""
     # links: what changes is written anew
-    return Path(shutil.copytree(bundle, case / 'bundle', copy_function=os.link))
+    return Path(shutil.copytree(bundle, emptied() / 'bundle', copy_function=os.link))
 
 
 def rewritten(path, data):
@@ -129,9 +135,11 @@ class Leftovers:
         left = os.listdir(self._folder)
         if left:
             raise watched.Finding(f'files left behind: {left}')
-        gc.collect()
         now = len(os.listdir('/proc/self/fd'))
         _files = _files or now
+        if now > _files + _MOST_FILES:
+            gc.collect()  # an error's own frames may hold some
+            now = len(os.listdir('/proc/self/fd'))
         if now > _files + _MOST_FILES:
             raise watched.Finding(f'{now} descriptors are open, {_files} were at first')
 

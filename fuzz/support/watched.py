@@ -21,6 +21,7 @@ import numpy as np
 MOST_MB = 512  # what a run of cases may take beyond what its process took before them
 MOST_FINDINGS = 10
 _MOST_SECONDS = 4 * 3600.0
+_READY_SECONDS = 300.0  # for what a case makes before its first call
 _ROOM = 1 << 16
 _FOLDERS = 'NEURON_CHUNK_FUZZ_FOLDERS'
 # Where cases may write: on a drive first, then in memory; emptied by the watcher at the end.
@@ -81,6 +82,7 @@ def _work(run_case, options):
     for watch.case in itertools.count(options.case):
         if begun is None or watch.case == options.case + 50:
             begun = _peak_mb()  # anew once what is made on first use has been made
+        watch('made ready', _READY_SECONDS)
         try:
             run_case(np.random.default_rng([options.seed, watch.case]), watch)
         finally:
