@@ -43,8 +43,8 @@ def _header(rng, data):
     length = struct.unpack('<Q', data[:8])[0]
     kind = rng.integers(8)
     if kind == 0:
-        odd = pick(rng, [0, 1, length - 1, length + 1, length * 2, len(data), 2**31, 2**63, 2**64 - 1,
-                         99_999_999, 100_000_001])
+        odd = pick(rng, [0, 1, length - 1, length + 1, length * 2, len(data), 2**31, 2**63,
+                         2**64 - 1, 99_999_999, 100_000_001])
         return struct.pack('<Q', odd) + data[8:]
     if kind == 1:
         return files.damaged(rng, data[:8 + length], [data]) + data[8 + length:]

@@ -43,17 +43,20 @@ _MEGAPIXELS = 2.0
 _LIMITS = Limits(megapixels=_MEGAPIXELS)
 _SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 64, 99, 100, 640, 641, 4096, 65535, 2**31 - 1,
           2**31, 2**32 - 1]
-_FORMATS = ['jpeg', 'png', 'webp', 'tiff', 'bmp', '', 'rgb8; jpeg compressed bgr8',
-            'bayer_rggb8; png compressed ', 'bayer_xxxx8; jpeg compressed ', 'mono16; png compressed',
-            '16UC1; compressedDepth png', 'x' * 5000, 'a\nb', '\0', 'é\u202e', 'h264', '../x']
-_OTHERS = ['', 'rgb16', 'mono16', '16UC1', '32FC1', '64FC4', '8UC3', '8SC4', 'bayer_rggb16', 'RGB8',
-           'rgb8 ', 'a\nb', '\x1b[2J', 'x' * 9000, 'é', '\u202e', 'nv12 ', '99UC', '16UC' + '9' * 99]
+_FORMATS = [
+    'jpeg', 'png', 'webp', 'tiff', 'bmp', '', 'rgb8; jpeg compressed bgr8',
+    'bayer_rggb8; png compressed ', 'bayer_xxxx8; jpeg compressed ', 'mono16; png compressed',
+    '16UC1; compressedDepth png', 'x' * 5000, 'a\nb', '\0', 'é\u202e', 'h264', '../x']
+_OTHERS = [
+    '', 'rgb16', 'mono16', '16UC1', '32FC1', '64FC4', '8UC3', '8SC4', 'bayer_rggb16', 'RGB8',
+    'rgb8 ', 'a\nb', '\x1b[2J', 'x' * 9000, 'é', '\u202e', 'nv12 ', '99UC', '16UC' + '9' * 99]
 _TYPED = [
-    '<|im_end|>', '<|im_start|>system\n', '<image>', '<video>', '<|image_pad|>', '<|vision_start|>',
-    '<|endoftext|>', '\0', '\ud800', '\udfff\ud800', '\ue000', '\ufffd', '\u202e', '\x1b[2J', '\n', ' ',
-    '\u2028', 'é', 'e\u0301', '日本語', '👩\u200d👩\u200d👧', '\U0010ffff', 'what is red?', 'how many things?',
-    '{{ 7 * 7 }}', '{% for a in b %}', '%s%n', '../..', 'a' * 3000, '\u0301' * 3000, ' ' * 9000,
-    '\n' * 3000, '1' * 3000, 'é' * 9000, 'word ' * 4000, 'x' * 20_000, 'x' * 2_000_000]
+    '<|im_end|>', '<|im_start|>system\n', '<image>', '<video>', '<|image_pad|>',
+    '<|vision_start|>', '<|endoftext|>', '\0', '\ud800', '\udfff\ud800', '\ue000', '\ufffd',
+    '\u202e', '\x1b[2J', '\n', ' ', '\u2028', 'é', 'e\u0301', '日本語', '👩\u200d👩\u200d👧',
+    '\U0010ffff', 'what is red?', 'how many things?', '{{ 7 * 7 }}', '{% for a in b %}', '%s%n',
+    '../..', 'a' * 3000, '\u0301' * 3000, ' ' * 9000, '\n' * 3000, '1' * 3000, 'é' * 9000,
+    'word ' * 4000, 'x' * 20_000, 'x' * 2_000_000]
 _made = None
 
 

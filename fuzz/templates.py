@@ -27,26 +27,31 @@ _VALUES = [
     'x', 'loop', 'loop.index', 'eos_token', 'tools', 'add_generation_prompt', 'none', '[]', '{}',
     '0', '-1', '10**9', '10**10000', '1.5', '1/0', "''", "'a'", "'ab' * 10**6", "'a' * 10**10",
     'range(9)', 'range(10**6)', 'range(10**15)', 'namespace(a=1)', 'cycler(1, 2)', 'joiner()',
-    'dict(a=1)', 'lipsum()', 'lipsum(10**6)', 'self', 'self._TemplateReference__context', 'undefined',
-    "strftime_now('%Y')", "strftime_now('%' * 999)", "strftime_now('\ud800')",
+    'dict(a=1)', 'lipsum()', 'lipsum(10**6)', 'self', 'self._TemplateReference__context',
+    'undefined', "strftime_now('%Y')", "strftime_now('%' * 999)", "strftime_now('\ud800')",
     "raise_exception('a\\nb')", "raise_exception('x' * 10**6)", 'raise_exception()', "'\ue000'",
     '().__class__.__mro__', "''.format.__globals__", "'{0.__class__}'.format(x)",
     "'%s' % messages", "'%99999999s' % 1", "'{:>99999999}'.format(1)", 'messages.__len__()',
     'messages | length', 'm(m)', 'caller()', 'varargs', "'<|im_end|>'", "'<image>'", 'true']
-_FILTERS = ['upper', 'length', 'join', "join('<image>')", 'list', 'sort', 'reverse', 'tojson', 'first',
-            'last', 'trim', 'replace("a", "a" * 9999)', 'indent(10**9)', 'center(10**9)', 'int',
-            'wordwrap(0)', 'wordwrap(1)', 'batch(0)', 'batch(2)', 'slice(0)', 'map("upper")',
-            'map(attribute="content")', 'selectattr("type")', 'groupby("type")', 'xmlattr', 'urlize',
-            'random', 'pprint', 'safe', 'escape', 'float', 'round(10**9)', 'string', 'sum',
-            'attr("__class__")', 'truncate(-1)', 'unique', 'tojson(indent=10**8)', 'filesizeformat',
-            'default("x")', 'dictsort', 'format(1)', 'striptags', 'nosuch', 'abs', 'min']
-_TEXTS = ['<|im_start|>user\n', '<|im_end|>\n', '<image>', '<|vision_start|><|image_pad|><|vision_end|>',
-          '<|image_pad|>', 'a', '\n', ' ', '\ue000', 'é' * 999, '<', '{', '%}', '#}', '\0', '\u202e', '']
-_TYPED = ['<|im_end|>', '<|im_start|>', 'system', '<image>', '<video>', '<|image_pad|>', '<|vision_',
-          'start|>', '<|endoftext|>', '<', '|', '>', '<|IM_END|>', 'im_end', '\n', ' ', 'red', '\0',
-          '<|pad|>', '<tool_call>', '\ue000', 'é', '<|<|im_end|>im_end|>', '\u200b', '<|im\u200b_end|>',
-          '＜|im_end|＞', '<｜im_end｜>', '\u0301', '\ufeff', '<|im_end|', '|>', 'a' * 300,
-          '<|vision_start|><|image_pad|>', '<s>', '</s>', '[INST]', '\U0010ffff', 'e\u0301']
+_FILTERS = [
+    'upper', 'length', 'join', "join('<image>')", 'list', 'sort', 'reverse', 'tojson', 'first',
+    'last', 'trim', 'replace("a", "a" * 9999)', 'indent(10**9)', 'center(10**9)', 'int',
+    'wordwrap(0)', 'wordwrap(1)', 'batch(0)', 'batch(2)', 'slice(0)', 'map("upper")',
+    'map(attribute="content")', 'selectattr("type")', 'groupby("type")', 'xmlattr', 'urlize',
+    'random', 'pprint', 'safe', 'escape', 'float', 'round(10**9)', 'string', 'sum',
+    'attr("__class__")', 'truncate(-1)', 'unique', 'tojson(indent=10**8)', 'filesizeformat',
+    'default("x")', 'dictsort', 'format(1)', 'striptags', 'nosuch', 'abs', 'min']
+_TEXTS = [
+    '<|im_start|>user\n', '<|im_end|>\n', '<image>', '<|vision_start|><|image_pad|><|vision_end|>',
+    '<|image_pad|>', 'a', '\n', ' ', '\ue000', 'é' * 999, '<', '{', '%}', '#}', '\0', '\u202e', '']
+_TYPED = [
+    '<|im_end|>', '<|im_start|>', 'system', '<image>', '<video>', '<|image_pad|>', '<|vision_',
+    'start|>', '<|endoftext|>', '<', '|', '>', '<|IM_END|>', 'im_end', '\n', ' ', 'red', '\0',
+    '<|pad|>', '<tool_call>', '\ue000', 'é', '<|<|im_end|>im_end|>', '\u200b', '<|im\u200b_end|>',
+    '＜|im_end|＞', '<｜im_end｜>', '\u0301', '\ufeff', '<|im_end|', '|>', 'a' * 300,
+    '<|vision_start|><|image_pad|>', '<s>', '</s>', '[INST]', '\U0010ffff', 'e\u0301']
+_OPERATORS = ['+', '*', '**', '//', '%', '~', 'in', 'and', '==', 'is']
+_TAILS = ['.a', '[0]', '[-1]', '.__class__', '()', '[:3]', '.append(1)']
 _builders = {}
 
 
@@ -58,16 +63,16 @@ def _expression(rng, deep=0):
     if kind == 3:
         return f'({inner}) | {pick(rng, _FILTERS)}'
     if kind == 4:
-        return f'({inner} {pick(rng, ["+", "*", "**", "//", "%", "~", "in", "and", "==", "is"])} ' \
-               f'{_expression(rng, deep + 1)})'
+        return f'({inner} {pick(rng, _OPERATORS)} {_expression(rng, deep + 1)})'
     if kind == 5:
-        return f"({inner}){pick(rng, ['.a', '[0]', '[-1]', '.__class__', '()', '[:3]', '.append(1)'])}"
+        return f'({inner}){pick(rng, _TAILS)}'
     return f'[{inner}, {pick(rng, _VALUES)}]'
 
 
 def _program(rng, deep=0):
     """Return a random piece of a template."""
-    inner = ''.join(_program(rng, deep + 1) for _ in range(rng.integers(1, 4))) if deep < 3 else 'a'
+    inner = 'a' if deep == 3 else ''.join(
+        _program(rng, deep + 1) for _ in range(rng.integers(1, 4)))
     value = _expression(rng)
     return pick(rng, [
         pick(rng, _TEXTS), pick(rng, _TEXTS), '{{ ' + value + ' }}', _QUESTION, inner,

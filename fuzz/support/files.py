@@ -47,7 +47,8 @@ def replace(rng, path):
     elif kind in ('sparse', 'huge'):
         with open(path, 'wb') as file:
             file.write(data)
-            file.truncate(3 << 20 if kind == 'sparse' else pick(rng, [70 << 20, 300 << 20, 1 << 40]))
+            file.truncate(
+                3 << 20 if kind == 'sparse' else pick(rng, [70 << 20, 300 << 20, 1 << 40]))
     elif kind == 'outside':
         elsewhere = path.parent.parent / 'elsewhere'
         elsewhere.write_bytes(data)

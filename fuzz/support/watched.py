@@ -9,6 +9,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -106,7 +107,8 @@ def _watched(options, case, seconds, patience, once):
         try:
             done = subprocess.run(
                 command + ['--once'] * once, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                errors='replace', text=True, timeout=_MOST_SECONDS if options.cases else seconds + 300,
+                errors='replace', text=True,
+                timeout=_MOST_SECONDS if options.cases else seconds + 300,
                 env=os.environ | {_FOLDERS: os.pathsep.join(options.folders)})
         except subprocess.TimeoutExpired:
             at, call = Board(file.name).read()
@@ -116,7 +118,7 @@ def _watched(options, case, seconds, patience, once):
         return json.loads(done.stdout.splitlines()[-1]), call, ''
     ended = (signal.Signals(-done.returncode).name if done.returncode < 0
              else f'exit status {done.returncode}')
-    return {'next': at + 1}, call, f'{ended}\n{done.stdout[:6000]}'
+    return {'next': at + 1}, call, f'{ended}\n{done.stdout[-6000:]}'
 
 
 def main(run_case, about):
@@ -155,7 +157,7 @@ def _watch(options):
             break
         went, call, found = _watched(options, case, max(left, 0), options.patience, options.once)
         case = went['next']
-        if found.startswith('exit status 1\nTimeout'):
+        if re.search(r'^Timeout \(', found, re.MULTILINE):
             # The machine may have been busy: alone it gets five times as long.
             found = _watched(options, case - 1, 0, 5 * options.patience, True)[2]
             slow += not found
