@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SECONDS_EACH ?= 60
 
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements/build.txt requirements/run.txt requirements/ros.txt requirements/dev.txt
@@ -22,7 +23,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow sanitize icarus tools venv build lint format clean help
+.PHONY: demo test test-slow sanitize fuzz icarus tools venv build lint format clean help
 
 demo: build  ## Ask the shipped model 24 questions over ROS 2, its weights read from flash
 	@$(BIN)/neuron_chunk_demo $(ARGS)
@@ -38,6 +39,12 @@ test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes;
 
 sanitize: build  ## The native core under address, undefined-behaviour and thread sanitizers
 	@PYTHON='$(BIN)/python' tools/sanitize.sh
+
+fuzz: build  ## Hostile files, images, requests and calls, SECONDS_EACH=60 of each kind; ARGS='--seed 1'
+	@echo 'make: fuzzing with seed 0 unless ARGS has another, $(SECONDS_EACH) s each'
+	@for target in fuzz/*.py; do \
+	    $(BIN)/python $$target --seconds $(SECONDS_EACH) --seed 0 $(ARGS) || failed=1; \
+	done; exit $${failed:-0}
 
 tools:
 	@PYTHON='$(PYTHON)' tools/check_tools.sh

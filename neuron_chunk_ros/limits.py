@@ -38,12 +38,15 @@ def check_length(prompt: str, limits: Limits) -> None:
 
 
 def check_images(sizes: Sequence[tuple[int, int]], limits: Limits) -> None:
-    """Refuse too many images, or too many pixels in them: (height, width) each.
+    """Refuse too many images, too many pixels in them, or none: (height, width) each.
 
     Raises RequestError.
     """
     if len(sizes) > limits.images:
         raise RequestError(f'the question has {len(sizes)} images, {limits.images} are allowed')
+    empty = next((size for size in sizes if 0 in size), None)
+    if empty is not None:
+        raise RequestError(f'an image is empty ({empty[1]} x {empty[0]} pixels)')
     pixels = sum(height * width for height, width in sizes)
     if pixels > limits.megapixels * 1e6:
         height, width = max(sizes, key=lambda size: size[0] * size[1])

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import faulthandler
 import itertools
+import json
 import mmap
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +21,8 @@ import numpy as np
 
 MOST_MB = 512  # what a run of cases may take beyond what its process took before them
 MOST_FINDINGS = 10
+_MOST_SECONDS = 4 * 3600.0
+_READY_SECONDS = 300.0  # for what a case makes before its first call
 _ROOM = 1 << 16
 _FOLDERS = 'NEURON_CHUNK_FUZZ_FOLDERS'
 # Where cases may write: on a drive first, then in memory; emptied by the watcher at the end.
@@ -51,10 +55,21 @@ class Watch:
 
     def __init__(self, board, patience):
         self._board, self._patience, self.case = board, patience, 0
+        self._begun, self.slowest = None, (0.0, 0)  # of the slowest: seconds, case
 
-    def __call__(self, text):
+    def __call__(self, text, bound=None):
+        """Say what is called; `bound` [s]: of work that has one of its own."""
+        self.rest()
         self._board.write(self.case, text)
-        faulthandler.dump_traceback_later(self._patience, exit=True)
+        faulthandler.dump_traceback_later(bound or self._patience, exit=True)
+        self._begun = None if bound else time.monotonic()
+
+    def rest(self):
+        """Nothing is called."""
+        faulthandler.cancel_dump_traceback_later()
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self.slowest = max(self.slowest, (time.monotonic() - begun, self.case))
 
 
 def _peak_mb():
@@ -62,43 +77,48 @@ def _peak_mb():
 
 
 def _work(run_case, options):
-    """Run cases until the time is over."""
+    """Run cases until the time is over, or all are done; returns how it went."""
     watch = Watch(Board(options.board), options.patience)
     begun = end = None
     for watch.case in itertools.count(options.case):
         if begun is None or watch.case == options.case + 50:
             begun = _peak_mb()  # anew once what is made on first use has been made
+        watch('made ready', _READY_SECONDS)
         try:
             run_case(np.random.default_rng([options.seed, watch.case]), watch)
         finally:
-            faulthandler.cancel_dump_traceback_later()
-        if _peak_mb() > begun + MOST_MB:
-            raise Finding(f'{_peak_mb() - begun:.0f} MB more than before, {MOST_MB} are allowed')
+            watch.rest()
+        grown = _peak_mb() - begun
+        if grown > MOST_MB:
+            raise Finding(f'{grown:.0f} MB more than before, {MOST_MB} are allowed')
         end = end or time.monotonic() + options.seconds
-        if options.once or time.monotonic() > end:
-            return watch.case + 1
+        if options.once or watch.case + 1 == options.cases or (
+                not options.cases and time.monotonic() > end):
+            return {'next': watch.case + 1, 'slowest': watch.slowest, 'grown': grown}
 
 
 def _watched(options, case, seconds, patience, once):
-    """Run cases in a process; returns (the next case, the call, what was found of it or '')."""
+    """Run cases in a process; returns (how it went, the call, what was found of it or '')."""
     with tempfile.NamedTemporaryFile(prefix='fuzz') as file:
         file.truncate(_ROOM)
         command = [sys.executable, sys.argv[0], '--seed', str(options.seed), '--case', str(case),
-                   '--seconds', str(seconds), '--patience', str(patience), '--board', file.name]
+                   '--seconds', str(seconds), '--cases', str(options.cases),
+                   '--patience', str(patience), '--board', file.name]
         try:
             done = subprocess.run(
                 command + ['--once'] * once, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                errors='replace', text=True, timeout=seconds + 120,
+                errors='replace', text=True,
+                timeout=_MOST_SECONDS if options.cases else seconds + 300,
                 env=os.environ | {_FOLDERS: os.pathsep.join(options.folders)})
         except subprocess.TimeoutExpired:
             at, call = Board(file.name).read()
-            return at + 1, call, 'the process did not end'
+            return {'next': at + 1}, call, 'the process did not end'
         at, call = Board(file.name).read()
     if done.returncode == 0:
-        return int(done.stdout.split()[-1]), call, ''
+        return json.loads(done.stdout.splitlines()[-1]), call, ''
     ended = (signal.Signals(-done.returncode).name if done.returncode < 0
              else f'exit status {done.returncode}')
-    return at + 1, call, f'{ended}\n{done.stdout[:6000]}'
+    return {'next': at + 1}, call, f'{ended}\n{done.stdout[-6000:]}'
 
 
 def main(run_case, about):
@@ -108,6 +128,7 @@ def main(run_case, about):
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument('--seconds', type=float, default=60)
+    parser.add_argument('--cases', type=int, default=0, help='so many, however long they take')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--case', type=int, default=0, help='the first case, to see one again')
     parser.add_argument('--once', action='store_true', help='that case alone')
@@ -115,7 +136,7 @@ def main(run_case, about):
     parser.add_argument('--board', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.board:
-        print(_work(run_case, options))
+        print(json.dumps(_work(run_case, options)))
         return
     with contextlib.ExitStack() as stack:
         options.folders = [
@@ -126,21 +147,28 @@ def main(run_case, about):
 
 def _watch(options):
     """Start processes until the time is over; returns how many of their cases were found bad."""
-    case, findings, slow = options.case, 0, 0
+    name = os.path.basename(sys.argv[0])
+    case, findings, slow, slowest, grown = options.case, 0, 0, (0.0, 0), 0.0
     end = time.monotonic() + options.seconds
+    options.cases += options.case * bool(options.cases)
     while findings < MOST_FINDINGS and (case == options.case or not options.once):
         left = end - time.monotonic()
-        if left <= 0 and not options.once:
+        if not options.once and (case >= options.cases if options.cases else left <= 0):
             break
-        case, call, found = _watched(options, case, max(left, 0), options.patience, options.once)
-        if found.startswith('exit status 1\nTimeout'):
+        went, call, found = _watched(options, case, max(left, 0), options.patience, options.once)
+        case = went['next']
+        if re.search(r'^Timeout \(', found, re.MULTILINE):
             # The machine may have been busy: alone it gets five times as long.
             found = _watched(options, case - 1, 0, 5 * options.patience, True)[2]
             slow += not found
         if found:
             findings += 1
-            print(f'{os.path.basename(sys.argv[0])}: --seed {options.seed} --case {case - 1} '
-                  f'--once\n{call}\n{found}', flush=True)
-    print(f'{os.path.basename(sys.argv[0])}: seed {options.seed}, {case - options.case} cases, '
-          f'{findings} found' + f', {slow} slow once' * bool(slow))
+            print(f'{name}: --seed {options.seed} --case {case - 1} --once\n{call}\n{found}',
+                  flush=True)
+        slowest = max(slowest, tuple(went.get('slowest', slowest)))
+        grown = max(grown, went.get('grown', grown))
+    print(f'{name}: seed {options.seed}, {case - options.case} cases, {findings} found'
+          + f', {slow} slow once' * bool(slow)
+          + f'; the slowest call took {slowest[0]:.2f} s (case {slowest[1]}), {grown:.0f} MB more '
+            'at the end')
     return findings

@@ -92,6 +92,6 @@ def _table_kind(kind: str) -> str:
 def _worth(table: dict) -> float:
     # The share that the less important half holds follows from the coefficient of variation, as
     # if importance were lognormal.
-    sigma = math.sqrt(math.log1p(table['variation'] ** 2))
+    sigma = math.sqrt(2 * math.log(math.hypot(1, table['variation'])))  # its square may overflow
     lesser_half = 0.5 * math.erfc(sigma / math.sqrt(2))
     return max(table['sensitivity'], 1e-6) / max(lesser_half, 1e-3)

@@ -22,10 +22,24 @@ from neuron_chunk_ros.engine.kv_cache import KvCache
 from neuron_chunk_ros.engine.positions import Positions
 from neuron_chunk_ros.engine.step import Step
 from neuron_chunk_ros.engine.telemetry import Answer, AnswerProgress, StepTelemetry, Timing
-from neuron_chunk_ros.errors import ModelError, RequestError, Stopped
+from neuron_chunk_ros.errors import (
+    ModelError,
+    NeuronChunkError,
+    RequestError,
+    Stopped,
+    out_of_memory,
+)
 from neuron_chunk_ros.families import GenerationSettings, PromptBuilder, PromptPart
 
 _TELLS = 10  # times a prefill tells how far it is
+
+
+def _of_libraries(error: Exception) -> bool:
+    """Tell whether the model's own code raised it: neither ours nor a callback's."""
+    at = error.__traceback__
+    while at.tb_next is not None:
+        at = at.tb_next
+    return at.tb_frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'transformers')
 
 
 def _nothing(*_) -> None:
@@ -49,6 +63,7 @@ class Runner:
         :param speculation: on them with what is held of the model; None where nothing is.
         """
         self._model, self._groups, self._products = model, groups, products
+        self._prompts = prompts
         self._tokenizer, self._stops = prompts.tokenizer, frozenset(settings.stops)
         self._settings = settings
         self._step_tokens, self._attending = step_tokens, attending
@@ -122,7 +137,8 @@ class Runner:
             raise RequestError(
                 f'{piece.tokens} tokens at once, but memory_budget_mb leaves room for the '
                 f'activations of {self._step_tokens}: fewer or smaller images, or a larger budget')
-        positions, end = self._positions.of(piece, start)
+        with self._telling_of_config():
+            positions, end = self._positions.of(piece, start)
         before = cache.get_seq_length()
         cache.segments.truncate(before)  # what a pass that ended midway left behind
         cache.segments.append(piece.segments or [Segment(piece.tokens)])
@@ -134,9 +150,10 @@ class Runner:
             embedding.step = self._step
         if not piece.pixels:
             self._decoder_begins()  # the embedding is of its time, and reading can go ahead
-        hidden = self._model.model(
-            input_ids=piece.ids, **piece.pixels, position_ids=positions, past_key_values=cache,
-            use_cache=True).last_hidden_state
+        with self._telling_of_config():
+            hidden = self._model.model(
+                input_ids=piece.ids, **piece.pixels, position_ids=positions,
+                past_key_values=cache, use_cache=True).last_hidden_state
         # Two dimensions: a row of a larger [1, tokens, width] keeps its strides, and takes torch's
         # bfloat16 product on a CPU a hundred times as long.
         # A copy: what a product returns is the memory of the next one.
@@ -149,6 +166,23 @@ class Runner:
             self._step.bill.tokens_accepted = next(
                 (i for i, guess in enumerate(drafts) if found[i] != guess), len(drafts))
         return end, self._end_step(), out
+
+    @contextlib.contextmanager
+    def _telling_of_config(self) -> Iterator[None]:
+        """Put what libraries raise for settings that don't fit the model into a line with its path.
+
+        A config may suit all weights and fail in a step alone, as odd rotary sections do.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, NeuronChunkError) or out_of_memory(error) or not _of_libraries(
+                    error):
+                raise
+            raise self._prompts.files.failure(
+                'config.json', f'a step fails with it ({type(error).__name__}: '
+                f"{' '.join(str(error).split())[:300]}); take it and the processor files from the "
+                'model this was converted from') from error
 
     def answer(self, prepare: Callable[[], PromptPart], cache: KvCache, start: int, *,
                max_new_tokens: int, deadline: float | None,

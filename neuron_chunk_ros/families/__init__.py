@@ -17,6 +17,7 @@ from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart
 from neuron_chunk_ros.families.qwen2_vl import QWEN2_VL
 from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
 from neuron_chunk_ros.storage.side_files import SideFiles
+from neuron_chunk_ros.storage.strict_json import shown
 
 __all__ = ['FAMILIES', 'Family', 'GenerationSettings', 'GroupPlan', 'Member', 'PromptBuilder',
            'PromptPart', 'family_for', 'image_check', 'prompt_builder', 'settings_of']
@@ -30,7 +31,7 @@ def family_for(config: dict) -> Family:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ModelError(
-            f'model_type {kind!r} is not supported (known: {", ".join(sorted(FAMILIES))})')
+            f'model_type {shown(kind)} is not supported (known: {", ".join(sorted(FAMILIES))})')
     return family
 
 

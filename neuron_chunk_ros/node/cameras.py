@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.node.graph import mismatch
 from neuron_chunk_ros.node.qos import NEWEST_FRAME
+from neuron_chunk_ros.storage.strict_json import shown
 
 _KEPT_TO_SYNC = 8  # messages of each camera, where stamps must fit
 _JUMP = int(0.5e9)  # ns that stamps go back by where time has begun anew, as in a bag that loops
@@ -229,7 +230,7 @@ class Cameras:
         for name in names:
             if name not in self._cameras:
                 known = ', '.join(filter(None, self._cameras)) or 'no names'
-                raise RequestError(f"there is no camera '{name}': this node has {known}")
+                raise RequestError(f'there is no camera {shown(name)}: this node has {known}')
         held = []
         for name in names or self._cameras:
             frames = self._cameras[name].frames()

@@ -21,6 +21,7 @@ SOURCES = ('measured', 'assumed', 'simulated')
 # The devices of Neuron Chunking, section 5: peak [bytes/s], the KiB that reach 99 % of it.
 _SIMULATED = {'agx-orin': (7450e6, 236), 'orin-nano': (3500e6, 348)}
 _HALF_PEAK_KIB = 74  # on both
+MOST_SATURATION_KIB = 1 << 20  # a line is fitted through all sizes up to it
 
 
 class Line(NamedTuple):
@@ -132,6 +133,9 @@ def _check(profile: Profile) -> None:
         raise ValueError('a time is negative')
     if profile.knee_kib <= 0 or profile.saturation_kib < 1:
         raise ValueError('the knee and the saturation size must be positive')
+    if profile.saturation_kib > MOST_SATURATION_KIB:
+        raise ValueError(f'the saturation size is {profile.saturation_kib} KiB, at most '
+                         f'{MOST_SATURATION_KIB} are believed')
     if low.at(1) <= 0 or high.at(profile.knee_kib) <= 0:
         raise ValueError('reading must take time')
     if not math.isclose(low.at(profile.knee_kib), high.at(profile.knee_kib), rel_tol=1e-6):

@@ -21,7 +21,7 @@ from neuron_chunk_ros.errors import BundleError, ModelError, NeuronChunkError
 from neuron_chunk_ros.plain_file import read_plain
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.manifest import inside, is_plain_name
-from neuron_chunk_ros.storage.strict_json import parse_object
+from neuron_chunk_ros.storage.strict_json import parse_object, printable
 
 _MIB = 1 << 20
 # Only these grow with the vocabulary; the others are small in any model.
@@ -81,7 +81,7 @@ class SideFiles:
 
     def failure(self, name: str, reason: str) -> NeuronChunkError:
         """Return the error that says what is wrong with a file."""
-        return self._error(f'{self.folder / name}: {reason}')
+        return self._error(f'{self.folder / name}: {printable(reason)}')
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes. Raises BundleError or ModelError naming it."""

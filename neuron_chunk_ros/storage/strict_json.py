@@ -44,6 +44,12 @@ def shown(value) -> str:
     return text if len(text) <= 60 else text[:57] + '...'
 
 
+def printable(text: str) -> str:
+    """Return a text that holds what strangers wrote on one line, control codes as escapes."""
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1]
+                   for letter in ' '.join(text.split()))
+
+
 def _unique(pairs: list) -> dict:
     found: dict = {}
     for key, value in pairs:

@@ -160,6 +160,8 @@ def test_what_a_share_of_importance_is_worth(calibration):
     # Lognormal importance of variation 1: its lesser half holds a fifth.
     values = np.sort(np.random.default_rng(0).lognormal(sigma=np.sqrt(np.log(2)), size=100_000))
     assert 0.1 / plain == pytest.approx(values[:50_000].sum() / values.sum(), rel=0.02)
+    groups['groups']['layers.0.o']['visual']['variation'] = 1e300  # its square is no number
+    assert np.isfinite(Budgets.from_calibration(groups).worth('layers.0.o', 'visual'))
     assert Budgets.uniform().worth('anything', 'visual') == 1.0
     with pytest.raises(ValueError, match='unknown kind'):
         budgets.worth('layers.0.qkv', 'sound')

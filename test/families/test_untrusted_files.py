@@ -9,10 +9,11 @@ import shutil
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.errors import ModelError, NeuronChunkError
+from neuron_chunk_ros.errors import BundleError, ModelError, NeuronChunkError
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.side_files import SideFiles
@@ -179,6 +180,32 @@ def test_tokenizers(bundle, change_side_file, change):
     began = time.monotonic()
     assert str(bundle) in refused(bundle)
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize('said', ['\u202e', '\x1b[2J', 'a\nb', '\ud800'])
+def test_what_files_say_can_be_printed(bundle, change_side_file, said):
+    value = json.loads((bundle / 'tokenizer_config.json').read_text())
+    change_side_file(bundle, 'tokenizer_config.json',
+                     json.dumps(value | {'padding_side': said}).encode())
+    line = refused(bundle)
+    assert 'padding side' in line.lower() and line.isprintable()
+    change_side_file(bundle, 'chat_template.jinja',
+                     ('{{ raise_exception(' + ascii(said) + ') }}').encode())
+    assert refused(bundle).isprintable()
+
+
+@pytest.mark.parametrize('changes', [
+    {'mrope_section': [2, 3, 65537, 3]}, {'mrope_section': [2, 3]}, {'mrope_section': [-1, 9]}])
+def test_a_config_that_only_a_step_fails_with(bundle, change_side_file, changes):
+    value = json.loads((bundle / 'config.json').read_text())
+    text = value['text_config']
+    text[next(key for key in ('rope_scaling', 'rope_parameters') if key in text)] |= changes
+    change_side_file(bundle, 'config.json', json.dumps(value).encode())
+    with Session.open(bundle) as session:
+        for _ in range(2):
+            with pytest.raises(BundleError, match=r'config\.json: a step fails with it') as caught:
+                session.ask('what?', [np.zeros((64, 64, 3), np.uint8)])
+            assert '\n' not in str(caught.value)
 
 
 @both

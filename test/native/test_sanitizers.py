@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The native core under sanitizers, and a while of hostile calls."""
+"""The native core under sanitizers."""
 
 import os
 import subprocess
@@ -26,9 +26,3 @@ def test_the_sanitizers_find_nothing(tmp_path):
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout[-20_000:]
     assert done.stdout.count(' 0 wrong') == 4
-
-
-def test_hostile_calls_find_nothing():
-    done = run(sys.executable, ROOT / 'fuzz' / 'native_calls.py', '--seconds', 10, '--seed', 1,
-               timeout=300, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stdout[-20_000:]

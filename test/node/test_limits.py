@@ -90,6 +90,9 @@ def node(client):
     ({'images': [told(1 << 31, 1 << 31)]}, '1 million are allowed'),
     ({'prompt': 'what? ' * 50}, 'the prompt has 300 bytes, 256 are allowed'),
     ({'prompt': 'é' * 200}, 'the prompt has 400 bytes, 256 are allowed'),
+    ({'images': [told(1 << 31, 0)]}, 'an image is empty (2147483648 x 0 pixels)'),
+    ({'images': [small(), told(0, 5)]}, 'an image is empty (0 x 5 pixels)'),
+    ({'cameras': ['x' * 9000]}, "there is no camera 'xxxxxxxx"),
     ({'cameras': ['x'] * 65}, 'the question names 65 cameras, 64 are allowed'),
     ({'images': [small(700, 700)] * 2}, 'the images of waiting questions take 0.0 MiB'),
 ])
@@ -97,6 +100,7 @@ def test_refused_at_arrival(node, fields, words):
     one = node(max_images=4, max_megapixels=1.0, max_prompt_bytes=256, max_waiting_mb=1)
     response = one.ask(**fields)
     assert not response.success and words in response.message and one.tally.now().failed == 0
+    assert len(response.message) < 300
     assert one.ask(images=[small(320, 240)]).success
 
 

@@ -53,6 +53,7 @@ def test_where_it_lies(tmp_path):
     ({'batch_seconds': 1e308 * 10}, 'Infinity is not JSON'),
     ({'batch_seconds': 1e9}, 'batch_seconds is 1000000000.0'),
     ({'knee_kib': -3}, 'must be positive'),
+    ({'saturation_kib': 1 << 53}, 'at most 1048576 are believed'),
     ({'saturation_kib': 1.5}, 'saturation_kib is 1.5, want a whole number'),
     ({'source': 7}, 'source is 7'),
     ({'source': 'rumoured'}, 'source is none of'),
