@@ -169,7 +169,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _telling_of_config(self) -> Iterator[None]:
-        """Put what libraries raise for settings that don't fit the model into a line with its path.
+        """Put what libraries raise for settings that don't fit a model into a line with its path.
 
         A config may suit all weights and fail in a step alone, as odd rotary sections do.
         """
