@@ -101,6 +101,7 @@ def _watched(options, case, seconds, patience, once):
     """Run cases in a process; returns (how it went, the call, what was found of it or '')."""
     with tempfile.NamedTemporaryFile(prefix='fuzz') as file:
         file.truncate(_ROOM)
+        Board(file.name).write(case, 'the start')
         command = [sys.executable, sys.argv[0], '--seed', str(options.seed), '--case', str(case),
                    '--seconds', str(seconds), '--cases', str(options.cases),
                    '--patience', str(patience), '--board', file.name]

@@ -16,9 +16,11 @@ from neuron_chunk_ros.compress.grids import Grid
 from neuron_chunk_ros.errors import RecipeError
 from neuron_chunk_ros.plain_file import read_text
 from neuron_chunk_ros.storage.packed_rows import PACKED_FORMATS, REFINEMENTS, PackedFormat, Split
+from neuron_chunk_ros.storage.strict_json import printable
 
 EXPORTS = ('mem', 'header', 'onnx', 'qonnx', 'verilog')
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 64 << 10  # PyYAML takes some ten seconds for a megabyte
+_MOST_LETTERS = 300  # of what a message quotes
 _SHIPPED = resources.files('neuron_chunk_ros.compress') / 'recipes'
 
 
@@ -109,9 +111,9 @@ def parse(text: str, where: str = 'recipe') -> Recipe:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f'{where}:{line}: {error.problem}') from error
+        raise RecipeError(f'{where}:{line}: {printable(str(error.problem))}') from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f'{where}: {" ".join(str(error).split())}') from error
+        raise RecipeError(f'{where}: {printable(str(error))[:_MOST_LETTERS]}') from error
     if node is None:
         raise RecipeError(f'{where}:1: the recipe is empty')
     return _recipe(_Section(where, 'recipe', node), text)
@@ -282,7 +284,9 @@ class _Section:
         return self._fault(node, key, message)
 
     def _fault(self, node: yaml.Node, key: str, message: str) -> RecipeError:
-        return RecipeError(f'{self._where}:{node.start_mark.line + 1}: {key}: {message}')
+        said = printable(f'{key}: {message}')
+        said = said if len(said) <= _MOST_LETTERS else f'{said[:_MOST_LETTERS]}...'
+        return RecipeError(f'{self._where}:{node.start_mark.line + 1}: {said}')
 
     def _scalar(self, key: str):
         self._taken.add(key)
@@ -306,5 +310,5 @@ def _scalar(node: yaml.Node):
         return None
     try:
         return yaml.SafeLoader('').construct_object(node)
-    except (yaml.YAMLError, ValueError):
+    except Exception:  # PyYAML has no checks of its own for what a tag says a text is
         return node.value

@@ -76,6 +76,12 @@ def test_everything_is_read():
     ('layers:\n', 'layers: {a: 1}\nother:\n', '2: layers: want a list'),
     ('calibration: {', 'calibration: {{', r'\d+: '),
     ('name: mine', 'name: [&a [*a]]', '1: '),
+    ('layers:\n', 'layers:\n  - "\ufeff": 1\n', r'3: \\ufeff: is not known'),
+    ('layers:\n', 'layers:\n  - "\\e[2J": 1\n', r'3: \\x1b\[2J: is not known'),
+    ('samples: 5', f'samples: {"x" * 5000}', '10: samples: .{280,290}[.]{3}$'),
+    ('samples: 5', 'samples: !!timestamp x', '10: samples: want a whole number'),
+    ('samples: 5', 'samples: !!bool x', '10: samples: want a whole number'),
+    ('samples: 5', 'samples: !!int ""', '10: samples: want a whole number'),
     ('group: 64', 'base: 7', '7: base: want a whole number from 2 to 4'),
     ('bits: 4, group: 64', 'bits: 5, base: 4', '7: base: 5 bits with a base of 4'),
     ('bits: 4, group: 64', 'bits: 8, base: 2, group: 32', '7: base: 8 bits with a base of 2'),
@@ -134,7 +140,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(RecipeError, match='no such recipe .these come along: .*int8'):
         recipe.load(tmp_path / 'gone.yaml')
     (tmp_path / 'long.yaml').write_text('#' * (1 << 20) + '\n')
-    with pytest.raises(RecipeError, match='bytes long, at most 1,048,576 are read'):
+    with pytest.raises(RecipeError, match='bytes long, at most 65,536 are read'):
         recipe.load(tmp_path / 'long.yaml')
     (tmp_path / 'empty.yaml').write_text('')
     with pytest.raises(RecipeError, match='empty.yaml:1: the recipe is empty'):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families import FAMILIES, image_check, prompt_builder
+from neuron_chunk_ros.storage.side_files import SideFiles
 
 SIDES = st.sampled_from([1, 2, 3, 13, 27, 28, 29, 200, 201, 400, 401, 2000])
 
@@ -21,8 +22,8 @@ def builders(tiny_models):
     for folder in tiny_models.values():
         raw = json.loads((folder / 'config.json').read_text())
         family = FAMILIES[raw['model_type']]
-        found[family.name] = (prompt_builder(family.name, folder, family.config(raw)),
-                              image_check(raw))
+        builder = prompt_builder(family.name, SideFiles.of_model(folder), family.config(raw))
+        found[family.name] = builder, image_check(raw)
     return found
 
 
