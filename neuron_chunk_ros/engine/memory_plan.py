@@ -147,12 +147,25 @@ def activation_bytes(bundle: Bundle, config, tokens: int, dtype: torch.dtype) ->
     packed = (max(group.rows * group.columns for group in groups) * dtype.itemsize
               if dtype == torch.bfloat16 else TILE_BYTES)
     vision = config.vision_config
-    width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
-    patch = getattr(vision, 'patch_size', 14)
-    patches = (getattr(vision, 'image_size', 448) // patch) ** 2
-    tower = patches * 4 * (8 * width + 2 * getattr(vision, 'intermediate_size', 4 * width))
+    patches = (getattr(vision, 'image_size', 448) // getattr(vision, 'patch_size', 14)) ** 2
+    tower = _tower_bytes(vision, patches)
     words = 3 * 4 * config.text_config.vocab_size
     return max(decoder + min(packed, 64 * MIB), tower) + words + _ALLOCATOR
+
+
+def picture_bytes(config, patches: int, values: int) -> int:
+    """Return what the pictures of one question take: their pixels and the vision tower's.
+
+    :param patches: of all of them.
+    :param values: of each patch.
+    """
+    # each picture's own, all in one tensor, and that in the model's type and order
+    return patches * values * 4 * 3 + _tower_bytes(config.vision_config, patches)
+
+
+def _tower_bytes(vision, patches: int) -> int:
+    width = getattr(vision, 'hidden_size', None) or getattr(vision, 'embed_dim', 0)
+    return patches * 4 * (8 * width + 2 * getattr(vision, 'intermediate_size', 4 * width))
 
 
 def _held(entry: TensorEntry, stored: str, compute: torch.dtype) -> int:
