@@ -216,6 +216,7 @@ class VlmNode(LifecycleNodeMixin, Node):
                 logger.info(f'loading: {share:.0%}')
 
         self._loaded = 0.0
+        self._declared.configured = True  # from here on: what is being loaded is what is said
         session = open_session(settings, progress)
         try:
             self._model = LoadedModel(
@@ -224,7 +225,6 @@ class VlmNode(LifecycleNodeMixin, Node):
             session.close()
             raise
         self._declared.check_model = self._model.check
-        self._declared.configured = True
         # All of torch is never garbage, but looking for some there stops every thread for half a
         # second, again and again.
         gc.collect()
