@@ -167,6 +167,18 @@ def tower_bytes(vision, tokens: int, dtype: torch.dtype) -> int:
     return int(patches * dtype.itemsize * (8 * width + copies * inner))
 
 
+def picture_bytes(config, patches: int, values: int) -> int:
+    """Return what the pictures of one question take: their pixels and the vision tower's.
+
+    :param patches: of all of them.
+    :param values: of each patch.
+    """
+    vision = config.vision_config
+    tokens = patches // getattr(vision, 'spatial_merge_size', 2) ** 2
+    # each picture's own, all in one tensor, and that in the model's type and order
+    return patches * values * 4 * 3 + tower_bytes(vision, tokens, torch.float32)
+
+
 def _held(entry: TensorEntry, stored: str, compute: torch.dtype) -> int:
     """Return what a resident tensor takes in memory."""
     return math.prod(entry.shape) * resident_dtype(entry, stored, compute).itemsize

@@ -24,7 +24,13 @@ from neuron_chunk_ros.engine.frame_window import FrameWindow
 from neuron_chunk_ros.engine.heads import Heads
 from neuron_chunk_ros.engine.inputs import Inputs
 from neuron_chunk_ros.engine.kv_cache import KvMemory
-from neuron_chunk_ros.engine.memory_plan import LARGEST_STEP, MIB, MemoryPlan, plan_memory
+from neuron_chunk_ros.engine.memory_plan import (
+    LARGEST_STEP,
+    MIB,
+    MemoryPlan,
+    picture_bytes,
+    plan_memory,
+)
 from neuron_chunk_ros.engine.positions import KeyRotation
 from neuron_chunk_ros.engine.resident import build_model, close_model, read_config
 from neuron_chunk_ros.engine.rows import STORED, compute_dtype
@@ -273,6 +279,13 @@ class Session:
                 'activations': self.plan.activations / MIB, 'heads': self.plan.heads / MIB,
                 'key_copies': self.plan.key_copies / MIB,
                 'total': self.plan.total / MIB, 'flash': self.bundle.flash_bytes / MIB}
+
+    def picture_bytes(self, images: int) -> int:
+        """Return what a question with so many images, as large as the context holds, takes.
+
+        Beside the plan, which has room for one of the model's own size.
+        """
+        return picture_bytes(self.config, *self._prompts.most_patches(images, self.context))
 
     def read_under_way(self) -> float:
         """Return for how many seconds a read has kept everybody waiting; from any thread."""

@@ -48,6 +48,11 @@ class LlavaOnevisionPrompt(PromptBuilder):
         """See PromptBuilder.tokens_of."""
         return [self.frame_tokens] * len(sizes)
 
+    def most_patches(self, images: int, context: int) -> tuple[int, int]:
+        """See PromptBuilder.most_patches."""
+        patch = self.config.vision_config.patch_size
+        return min(images, context // self.frame_tokens) * (self.size // patch)**2, 3 * patch**2
+
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """See PromptBuilder.encode."""
         frames = np.stack([squash(i, self.size, self.mean, self.std) for i in images])

@@ -112,6 +112,14 @@ class PromptBuilder(ABC):
         Raises RequestError for a size that the family can't take.
         """
 
+    @abstractmethod
+    def most_patches(self, images: int, context: int) -> tuple[int, int]:
+        """Return how many patches a question's pictures have at most, and the values of each.
+
+        :param images: that a question may have.
+        :param context: tokens that there are at most.
+        """
+
     @classmethod
     def check_size(cls, height: int, width: int) -> None:
         """Raise RequestError for the size of an image that the family can't take."""

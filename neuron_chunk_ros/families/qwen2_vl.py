@@ -63,6 +63,12 @@ class Qwen2VLPrompt(PromptBuilder):
             found.append(int(patches) // merged)
         return found
 
+    def most_patches(self, images: int, context: int) -> tuple[int, int]:
+        """See PromptBuilder.most_patches."""
+        settings = self.processor
+        return (context * settings.merge_size**2,
+                3 * settings.temporal_patch_size * settings.patch_size**2)
+
     def encode(self, images: Sequence[np.ndarray]) -> tuple[dict[str, torch.Tensor], list[int]]:
         """See PromptBuilder.encode."""
         for image in images:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
 _ARENAS = 2
+_M_MMAP_THRESHOLD = -3
+_LARGE = 4 << 20
 
 
 def limit_arenas():
@@ -16,6 +18,15 @@ def limit_arenas():
     freed memory there: 65 MiB with 1280 x 720.
     """
     _call('mallopt', _M_ARENA_MAX, _ARENAS)
+
+
+def keep_no_large_blocks():
+    """Have blocks of an image's size given back as they are freed.
+
+    glibc would learn from the first few to keep them, and a queue of large images would leave
+    hundreds of MiB behind.
+    """
+    _call('mallopt', _M_MMAP_THRESHOLD, _LARGE)
 
 
 def give_back_freed():

@@ -30,6 +30,7 @@ from neuron_chunk_ros.node.outbox import Outbox
 from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
 from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.node.question import Outcome
+from neuron_chunk_ros.node.request_memory import request_bytes
 from neuron_chunk_ros.node.settings import Parameters
 from neuron_chunk_ros.node.tally import Tally
 from neuron_chunk_ros.node.waiting import Gone
@@ -215,6 +216,7 @@ class VlmNode(LifecycleNodeMixin, Node):
                 logger.info(f'loading: {share:.0%}')
 
         self._loaded = 0.0
+        self._declared.configured = True  # from here on: what is being loaded is what is said
         session = open_session(settings, progress)
         try:
             self._model = LoadedModel(
@@ -223,7 +225,6 @@ class VlmNode(LifecycleNodeMixin, Node):
             session.close()
             raise
         self._declared.check_model = self._model.check
-        self._declared.configured = True
         # All of torch is never garbage, but looking for some there stops every thread for half a
         # second, again and again.
         gc.collect()
@@ -310,7 +311,8 @@ class VlmNode(LifecycleNodeMixin, Node):
                 self._tally.now(), session, settings.direct_io, settings),
             'model': lambda: self._model_status(model, active),
             'memory': lambda: statuses.memory(
-                session.memory(), settings.memory_budget_mb, settings)}
+                session.memory(), settings.memory_budget_mb, settings,
+                request_bytes(settings, session))}
         for report in active.cameras.reports() if active is not None else ():
             name = ' '.join(filter(None, ('frames', report.camera)))
             tasks[name] = lambda report=report: statuses.frames(report, True, settings)

@@ -270,6 +270,8 @@ def test_memory(budget, level):
     status = statuses.memory(PARTS, budget, limits())
     assert status.level == level and status.message.startswith('100 MiB held')
     assert status.values['budget (MiB)'] == (budget or 'none')
+    asked = statuses.memory(PARTS, budget, limits(), 3 << 20)
+    assert asked.values['requests, at most (MiB)'] == '3.0'
     assert float(status.values['process peak (MiB)']) >= float(
         status.values['process now (MiB)']) > 10
     without = statuses.memory(PARTS, budget, limits(memory_warn=0.0))

@@ -202,18 +202,20 @@ def frames(report: FrameReport, active: bool, limits) -> Status:
     return found.status(f'{report.rate:.1f} frames/s', values)
 
 
-def memory(parts: dict[str, float], budget: int, limits) -> Status:
+def memory(parts: dict[str, float], budget: int, limits, requests: int = 0) -> Status:
     """WARN near the budget, ERROR above it; the budget covers neither Python nor torch.
 
     Heads fill what the budget leaves, so being near it is said of what there is beside them.
 
     :param parts: MiB by part, as the session tells them; 'total' is what is held.
     :param budget: MiB; 0 for none.
+    :param requests: bytes that requests and frames may take beside it.
     """
     total = parts['total']
     needed = total - parts.get('heads', 0.0)
     values = {f'{name} (MiB)': f'{size:.1f}' for name, size in parts.items()}
     values['budget (MiB)'] = budget or 'none'
+    values['requests, at most (MiB)'] = f'{requests / (1 << 20):.1f}'
     for name, size in zip(('now', 'peak'), resident_mib(), strict=True):
         values[f'process {name} (MiB)'] = f'{size:.1f}'
     held = f'{total:.0f} MiB held'
