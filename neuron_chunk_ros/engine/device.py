@@ -4,6 +4,8 @@
 
 import torch
 
+from neuron_chunk_ros.errors import out_of_memory
+
 
 def check_device(device: str) -> None:
     """Raise ValueError, naming the cure, for a device that doesn't exist or can't compute."""
@@ -13,5 +15,7 @@ def check_device(device: str) -> None:
             return
         reason = 'it computes nonsense'
     except Exception as error:  # back ends raise whatever they like where they aren't there
+        if out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise ValueError(f"device '{device}' can't be used: {reason}; give cpu, cuda or cuda:N")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from neuron_chunk_ros.errors import RequestError
 from neuron_chunk_ros.families.base import Family
 from neuron_chunk_ros.families.prompts import PromptBuilder, PromptPart
 from neuron_chunk_ros.limits import DEFAULT_LIMITS, Limits
@@ -54,12 +53,8 @@ class Qwen2VLPrompt(PromptBuilder):
         """See PromptBuilder.tokens_of."""
         merged, found = self.processor.merge_size ** 2, []
         for height, width in sizes:
-            try:
-                patches = self.processor.get_number_of_image_patches(height, width, {})
-            except ValueError as error:  # too long and thin
-                reason = ' '.join(str(error).split())
-                raise RequestError(f'an image of {width} x {height} pixels is nothing for this '
-                                   f'model: {reason}') from error
+            self.check_size(height, width)
+            patches = self.processor.get_number_of_image_patches(height, width, {})
             found.append(int(patches) // merged)
         return found
 

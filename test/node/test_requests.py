@@ -64,7 +64,7 @@ def test_wrong_image(vlm, change, says):
 
 
 def test_wrong_second_image(vlm, picture):
-    refused(vlm.ask(images=[picture, Image()]), 'encoding')
+    refused(vlm.ask(images=[picture, Image()]), 'empty')
 
 
 def test_wrong_frame_on_the_topic(vlm, picture):

@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Chaos: transitions, questions, goals, frames, parameters, resets and a hanging drive, all at once.
+"""Chaos: transitions, questions, goals, frames, parameters, resets, a hanging drive, all at once.
 
 SOAK_SECONDS and SOAK_SEED in the environment make it longer, and another.
 """
@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.srv import ChangeState, GetState
 from node_client import VlmProcess, image, until
+from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.action import ActionClient
 from rclpy.parameter import Parameter
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParametersAtomically
 
 from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.srv import Query
