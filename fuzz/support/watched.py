@@ -40,14 +40,16 @@ class Board:
         with open(path, 'r+b') as file:
             self._memory = mmap.mmap(file.fileno(), _ROOM)
 
-    def write(self, case, text):
-        raw = f'{case}\n{text}'.encode('utf-8', 'backslashreplace')[:_ROOM - 1]
+    def write(self, case, text, slowest=(0.0, 0)):
+        raw = f'{json.dumps([case, slowest])}\n{text}'.encode('utf-8', 'backslashreplace')
+        raw = raw[:_ROOM - 1]
         self._memory[:len(raw) + 1] = raw + b'\0'
 
     def read(self):
-        case, _, text = bytes(self._memory).split(b'\0', 1)[0].decode(
+        first, _, text = bytes(self._memory).split(b'\0', 1)[0].decode(
             'utf-8', 'replace').partition('\n')
-        return int(case or -1), text
+        case, slowest = json.loads(first)
+        return {'next': case + 1, 'slowest': slowest}, text
 
 
 class Watch:
@@ -60,7 +62,7 @@ class Watch:
     def __call__(self, text, bound=None):
         """Say what is called; `bound` [s]: of work that has one of its own."""
         self.rest()
-        self._board.write(self.case, text)
+        self._board.write(self.case, text, self.slowest)
         faulthandler.dump_traceback_later(bound or self._patience, exit=True)
         self._begun = None if bound else time.monotonic()
 
@@ -112,14 +114,13 @@ def _watched(options, case, seconds, patience, once):
                 timeout=_MOST_SECONDS if options.cases else seconds + 300,
                 env=os.environ | {_FOLDERS: os.pathsep.join(options.folders)})
         except subprocess.TimeoutExpired:
-            at, call = Board(file.name).read()
-            return {'next': at + 1}, call, 'the process did not end'
-        at, call = Board(file.name).read()
+            return *Board(file.name).read(), 'the process did not end'
+        went, call = Board(file.name).read()
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1]), call, ''
     ended = (signal.Signals(-done.returncode).name if done.returncode < 0
              else f'exit status {done.returncode}')
-    return {'next': at + 1}, call, f'{ended}\n{done.stdout[-6000:]}'
+    return went, call, f'{ended}\n{done.stdout[-6000:]}'
 
 
 def main(run_case, about):
