@@ -148,6 +148,8 @@ def _run(node: VlmNode, signals: _Signals, closing: list[Callable[[], None]]) ->
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
     signals = _Signals()
+    codes = []
+    atexit.register(_end, codes)  # the first to be registered is the last to be called
     keep_no_large_blocks()
     limit_arenas()
     node, code, closing = None, 1, []
@@ -168,7 +170,16 @@ def main(args: list[str] | None = None) -> int:
         # The executor's threads may still be sending the last responses. The interpreter waits
         # for them before it runs this; destroying the node now would pull it from under them.
         atexit.register(_leave, closing)
+        codes.append(code)
     return code
+
+
+def _end(codes: list[int]):
+    # The interpreter would now take torch apart, module by module, for seconds on a busy machine.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if codes:
+        os._exit(codes[0])
 
 
 def _leave(closing: list[Callable[[], None]]):
@@ -178,10 +189,6 @@ def _leave(closing: list[Callable[[], None]]):
     while closing:
         closing.pop()()
     rclpy.try_shutdown()
-    # Everything is closed and said. Triton, which torch imports where it is installed, would now
-    # tell of all that the interpreter leaves to the system.
-    sys.stderr.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _fatal(node: Node | None, line: str):

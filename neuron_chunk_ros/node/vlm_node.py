@@ -225,6 +225,7 @@ class VlmNode(LifecycleNodeMixin, Node):
             session.close()
             raise
         self._declared.check_model = self._model.check
+        self._model.check(settings.now())  # live ones may have changed since it was planned
         # All of torch is never garbage, but looking for some there stops every thread for half a
         # second, again and again.
         gc.collect()

@@ -243,3 +243,13 @@ def test_deadlines_hold_while_the_worker_is_busy_with_anything(node, picture, mo
 
 def test_goals_and_calls_take_the_same_limits():
     assert Ask.Goal.get_fields_and_field_types() == Query.Request.get_fields_and_field_types()
+
+
+@pytest.mark.parametrize('count', [1, 32])
+def test_pictures_take_no_more_than_is_said(node, count):
+    session = node().session
+    patches, values = session._prompts.most_patches(count, session.context)
+    made = session.prepare('what?', [np.zeros((300, 400, 3), np.uint8)] * count)
+    pixels = [value for value in made.values() if value.is_floating_point()]
+    assert 0 < sum(value.numel() for value in pixels) <= patches * values
+    assert session.picture_bytes(count) > sum(value.nbytes for value in pixels)

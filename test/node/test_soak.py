@@ -200,8 +200,10 @@ class Chaos:
         result = self.node.result(self.change.call_async(request)).result
         assert result.successful or result.reason
         self.count['parameters set' if result.successful else 'parameters refused'] += 1
-        if result.successful and values.keys() & {'model', 'memory_budget_mb'}:
-            assert self.node.set(model='tabletop', memory_budget_mb=0) == ''
+        for name, usual in (('model', 'tabletop'), ('memory_budget_mb', 0)):
+            if result.successful and name in values:  # refused as long as it is being loaded
+                until(lambda name=name, usual=usual: self.node.set(**{name: usual}) == '', 20.0,
+                      f'{name} to be {usual} again')
         self.ending.wait(random.uniform(0.2, 0.6))
 
     def reset(self, random):
