@@ -120,7 +120,12 @@ def _watched(options, case, seconds, patience, once):
         return json.loads(done.stdout.splitlines()[-1]), call, ''
     ended = (signal.Signals(-done.returncode).name if done.returncode < 0
              else f'exit status {done.returncode}')
-    return went, call, f'{ended}\n{done.stdout[-6000:]}'
+    said = done.stdout
+    if len(said) > 8000:
+        # Of a traceback of threads the beginning counts, of an exception the end.
+        late = re.search(r'^Timeout \(', said, re.MULTILINE)
+        said = said[late.start():][:8000] if late else said[-8000:]
+    return went, call, f'{ended}\n{said}'
 
 
 def main(run_case, about):

@@ -20,6 +20,7 @@ from neuron_chunk_ros.storage.strict_json import printable
 
 EXPORTS = ('mem', 'header', 'onnx', 'qonnx', 'verilog')
 _MAX_BYTES = 64 << 10  # PyYAML takes some ten seconds for a megabyte
+_MOST_BRACKETS = 50
 _MOST_LETTERS = 300  # of what a message quotes
 _SHIPPED = resources.files('neuron_chunk_ros.compress') / 'recipes'
 
@@ -108,7 +109,7 @@ def load(source: str | Path) -> Recipe:
 def parse(text: str, where: str = 'recipe') -> Recipe:
     """Read a recipe's text. Raises RecipeError, '`where`:LINE: KEY: ...'."""
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f'{where}:{line}: {printable(str(error.problem))}') from error
@@ -187,6 +188,16 @@ def _split(bits: int, base: int, grid: Grid) -> Split:
         raise ValueError(f'{bits} bits with a base of {base}, group {grid.shared}: want 2 to 6 '
                          'bits beside the base, and a group of 16, or of 32 for 3 bits and more')
     return Split(made, refinement)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which takes the square of how deep brackets are nested, to a depth."""
+
+    def fetch_flow_collection_start(self, kind):
+        if self.flow_level == _MOST_BRACKETS:
+            raise yaml.scanner.ScannerError(None, None, 'brackets are nested too deeply',
+                                            self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
 
 class _Section:

@@ -16,12 +16,19 @@ from neuron_chunk_ros.storage.device_facts import UNKNOWN, DeviceFacts, device_f
 from neuron_chunk_ros.storage.disk_errors import failure
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.profile import PROFILE_JSON, Line, Profile
-from neuron_chunk_ros.storage.strict_json import parse_object, shown, want_keys, whole
+from neuron_chunk_ros.storage.strict_json import (
+    parse_object,
+    printable,
+    shown,
+    want_keys,
+    whole,
+)
 
 FORMAT = 'neuron-chunk-storage-profile'
 VERSION = 1
 _MAX_BYTES = 1 << 20
 _MAX_SIZES = 1000
+_MOST_LETTERS = 300  # of what a line says about a device
 _MAX_SECONDS = 3600.0
 _KEYS = {'format', 'version', 'low', 'high', 'knee_kib', 'saturation_kib', 'batch_seconds',
          'source', 'sizes_kib', 'seconds', 'quartiles', 'about'}
@@ -90,7 +97,7 @@ def storage_of(profile: Profile) -> DeviceFacts:
 
 
 def _name(facts: DeviceFacts) -> str:
-    return f'{facts.device} ({facts.file_system}, {facts.mount_source})'
+    return printable(f'{facts.device} ({facts.file_system}, {facts.mount_source})')[:_MOST_LETTERS]
 
 
 def _profile(value: dict) -> Profile:

@@ -137,6 +137,10 @@ def test_find_refuses_another_device(bundle):
     profile, note = profile_file.find(bundle)
     assert profile is None
     assert 'is of Samsung SSD 990 PRO' in note and 'the bundle lies on' in note
+    profile_file.save(measured(bundle, device='a\n\x1b[2J' + 'x' * 900, uuid=UNKNOWN),
+                      bundle.parent / PROFILE_JSON)
+    _, note = profile_file.find(bundle)
+    assert r'is of a \x1b[2Jxxx' in note and note.isprintable() and len(note) < 1000
 
 
 def test_same_storage():
