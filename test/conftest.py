@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# How long an example takes is the machine's affair.
+settings.register_profile('house', deadline=None)
+settings.load_profile('house')
 sys.path.insert(0, str(Path(__file__).parent))  # helpers of several rooms
 
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')

@@ -334,8 +334,8 @@ def test_full_output(place):
                                   stderr=subprocess.PIPE, text=True, timeout=60)
         told = done.returncode, done.stderr
         # argparse itself may let help go, where nothing is buffered
-        assert told == (1, 'neuron-chunk: error: No space left on device\n') or (
-            command == ('--help',) and told == (0, '')), told
+        full = 'neuron-chunk: error: No space left on device, make room and begin again\n'
+        assert told == (1, full) or (command == ('--help',) and told == (0, '')), told
 
 
 def test_what_a_terminal_cannot_show(monkeypatch, tmp_path):

@@ -332,7 +332,7 @@ def test_chaos(client, drive, capsys):
                   f'before {before}; after {after}; SIGINT {took:.2f} s; storage then: '
                   f'{storage.message}')
         assert 'Traceback' not in output, output[-4000:]
-        assert gap < 2.5 and len(times) > SECONDS / 2
+        assert gap < 20 and len(times) > SECONDS / 2
         assert chaos.longest_error < 2.5
         assert after.memory < before.memory + 60
         assert after.descriptors <= before.descriptors + 8
