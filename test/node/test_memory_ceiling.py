@@ -110,8 +110,8 @@ def qwen(tmp_path_factory):
     return folder / 'bundle'
 
 
-@pytest.mark.xfail(reason='Fast DDS keeps a buffer for each place of a queue; its profile that frees '
-                   'them made requests of a crowd vanish, so it is not used', strict=False)
+@pytest.mark.xfail(strict=False, reason='Fast DDS keeps a buffer for each place of a queue; a '
+                   'profile that frees them made requests of a crowd vanish, so none is used')
 @pytest.mark.parametrize('mode, model', [('snapshot', 'tabletop'), ('snapshot', 'qwen'),
                                          ('stream', 'tabletop')])
 def test_the_node_at_its_own_stated_need(client, request, capsys, mode, model):
