@@ -112,9 +112,10 @@ def parse(text: str, where: str = 'recipe') -> Recipe:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f'{where}:{line}: {printable(str(error.problem))}') from error
+        problem = printable(str(error.problem), _MOST_LETTERS)
+        raise RecipeError(f'{where}:{line}: {problem}') from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f'{where}: {printable(str(error))[:_MOST_LETTERS]}') from error
+        raise RecipeError(f'{where}: {printable(str(error), _MOST_LETTERS)}') from error
     if node is None:
         raise RecipeError(f'{where}:1: the recipe is empty')
     return _recipe(_Section(where, 'recipe', node), text)
@@ -295,8 +296,7 @@ class _Section:
         return self._fault(node, key, message)
 
     def _fault(self, node: yaml.Node, key: str, message: str) -> RecipeError:
-        said = printable(f'{key}: {message}')
-        said = said if len(said) <= _MOST_LETTERS else f'{said[:_MOST_LETTERS]}...'
+        said = printable(f'{key}: {message}', _MOST_LETTERS)
         return RecipeError(f'{self._where}:{node.start_mark.line + 1}: {said}')
 
     def _scalar(self, key: str):

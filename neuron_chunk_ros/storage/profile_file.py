@@ -97,7 +97,7 @@ def storage_of(profile: Profile) -> DeviceFacts:
 
 
 def _name(facts: DeviceFacts) -> str:
-    return printable(f'{facts.device} ({facts.file_system}, {facts.mount_source})')[:_MOST_LETTERS]
+    return printable(f'{facts.device} ({facts.file_system}, {facts.mount_source})', _MOST_LETTERS)
 
 
 def _profile(value: dict) -> Profile:

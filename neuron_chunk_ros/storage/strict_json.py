@@ -44,10 +44,14 @@ def shown(value) -> str:
     return text if len(text) <= 60 else text[:57] + '...'
 
 
-def printable(text: str) -> str:
-    """Return a text that holds what strangers wrote on one line, control codes as escapes."""
-    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1]
-                   for letter in ' '.join(text.split()))
+def printable(text: str, most: int = 600) -> str:
+    """Return a text that holds what strangers wrote on one line, control codes as escapes.
+
+    :param most: letters; the end of a longer one is left out.
+    """
+    text = ''.join(letter if letter.isprintable() else ascii(letter)[1:-1]
+                   for letter in ' '.join(text.split())[:most])
+    return text if len(text) < most else f'{text[:most]}...'
 
 
 def _unique(pairs: list) -> dict:

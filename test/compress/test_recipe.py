@@ -79,6 +79,7 @@ def test_everything_is_read():
     ('layers:\n', 'layers:\n  - "\ufeff": 1\n', r'3: \\ufeff: is not known'),
     ('layers:\n', 'layers:\n  - "\\e[2J": 1\n', r'3: \\x1b\[2J: is not known'),
     ('samples: 5', f'samples: {"x" * 5000}', '10: samples: .{200,300}[.]{3}$'),
+    ('samples: 5', f'samples: *{"x" * 5000}', '10: found undefined alias .{200,300}[.]{3}$'),
     ('samples: 5', f'samples: {"[" * 3000}', '10: brackets are nested too deeply'),
     ('samples: 5', 'samples: !!timestamp x', '10: samples: want a whole number'),
     ('samples: 5', 'samples: !!bool x', '10: samples: want a whole number'),

@@ -192,6 +192,8 @@ def test_what_files_say_can_be_printed(bundle, change_side_file, said):
     change_side_file(bundle, 'chat_template.jinja',
                      ('{{ raise_exception(' + ascii(said) + ') }}').encode())
     assert refused(bundle).isprintable()
+    change_side_file(bundle, 'chat_template.jinja', b"{{ raise_exception('x' * 10**6) }}")
+    assert len(refused(bundle)) < 1000
 
 
 @pytest.mark.parametrize('changes', [
