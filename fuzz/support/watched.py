@@ -145,6 +145,7 @@ def main(run_case, about):
     if options.board:
         print(json.dumps(_work(run_case, options)))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folders shall go with it
     with contextlib.ExitStack() as stack:
         options.folders = [
             stack.enter_context(tempfile.TemporaryDirectory(prefix='fuzz', dir=folder))
