@@ -16,7 +16,7 @@ from pathlib import Path
 _HEED = 'RMW_FASTRTPS_USE_QOS_FROM_XML'
 _PROFILES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 _UNASKED = 'DEFAULT_FASTRTPS_PROFILES.xml'  # in the working folder
-# What ROS sets unless it heeds profiles, but for the memory of queues.
+# What ROS sets unless it heeds profiles, but for the memory of what comes.
 _XML = '''<?xml version="1.0" encoding="UTF-8"?>
 <profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
   <participant profile_name="participant" is_default_profile="true">
@@ -26,7 +26,7 @@ _XML = '''<?xml version="1.0" encoding="UTF-8"?>
     </builtin></rtps>
   </participant>
   <data_writer profile_name="writer" is_default_profile="true">
-    <historyMemoryPolicy>DYNAMIC</historyMemoryPolicy>
+    <historyMemoryPolicy>PREALLOCATED_WITH_REALLOC</historyMemoryPolicy>
     <qos><data_sharing><kind>OFF</kind></data_sharing></qos>
   </data_writer>
   <data_reader profile_name="reader" is_default_profile="true">
