@@ -35,6 +35,10 @@ class AskAction:
             cancel_callback=lambda _: CancelResponse.ACCEPT, result_timeout=_RESULT_TIMEOUT)
         self._feedback_topic = node.resolve_topic_name('~/ask') + '/_action/feedback'
 
+    def close(self):
+        """Let go of the node; once no goal is being answered any more."""
+        self._server.destroy()
+
     def _execute(self, goal: ServerGoalHandle) -> Ask.Result:
         def report(stage: str, progress: float, text: str):
             # Nobody hears of a goal that is over, and rclpy would only complain.

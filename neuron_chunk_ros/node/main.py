@@ -19,6 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from neuron_chunk_ros.errors import NeuronChunkError
+from neuron_chunk_ros.node.middleware import no_buffers_kept
 from neuron_chunk_ros.node.process_memory import keep_no_large_blocks, limit_arenas
 from neuron_chunk_ros.node.vlm_node import GRACE, VlmNode
 
@@ -153,8 +154,9 @@ def main(args: list[str] | None = None) -> int:
     limit_arenas()
     node, code, closing = None, 1, []
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        node = VlmNode()
+        with no_buffers_kept():
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            node = VlmNode()
         closing.append(node.destroy_node)
         code = _run(node, signals, closing)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
 _ARENAS = 2
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 4 << 20
 
 
@@ -27,6 +27,9 @@ def keep_no_large_blocks():
     hundreds of MiB behind.
     """
     _call('mallopt', _M_MMAP_THRESHOLD, _LARGE)
+    # Setting one stops glibc from choosing the other, which would stay at 128 KiB: all that is
+    # freed at the heap's end would go back at once, and be asked for again.
+    _call('mallopt', _M_TRIM_THRESHOLD, 2 * _LARGE)
 
 
 def give_back_freed():

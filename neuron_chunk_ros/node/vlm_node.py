@@ -82,7 +82,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._outbox = Outbox(self._query_service, self._askers)
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
-        AskAction(self, self._answer)
+        self._ask = AskAction(self, self._answer)
         self._look_for_unknown(subscribed=False)
         Diagnostics(self, self.settings.diagnostics_period, self._tasks)
 
@@ -102,6 +102,9 @@ class VlmNode(LifecycleNodeMixin, Node):
     def destroy_node(self) -> bool:
         """Send the responses that are still to be sent, and leave the graph."""
         self.send_responses()
+        # Both hold on to the node, which others would believe alive for as long.
+        self._ask.close()
+        self._state_machine.destroy_when_not_in_use()
         return Node.destroy_node(self)
 
     def send_responses(self):
@@ -203,6 +206,7 @@ class VlmNode(LifecycleNodeMixin, Node):
     def _load(self):
         """Load the model. Raises NeuronChunkError."""
         logger, settings = self.get_logger(), self.settings
+        self._declared.configured = True  # what is being loaded stays what the parameters say
         logger.info(f"loading model '{settings.model}'")
 
         told = 0.0
@@ -216,7 +220,6 @@ class VlmNode(LifecycleNodeMixin, Node):
                 logger.info(f'loading: {share:.0%}')
 
         self._loaded = 0.0
-        self._declared.configured = True  # from here on: what is being loaded is what is said
         session = open_session(settings, progress)
         try:
             self._model = LoadedModel(

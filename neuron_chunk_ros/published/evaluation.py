@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.published.easy_vqa import COLOURS, SHAPES, Picture
 from neuron_chunk_ros.published.packing import Packer
 from neuron_chunk_ros.tabletop.exam import Exam, Sheet, frames_of
@@ -38,7 +37,7 @@ def easy_vqa_exam(model, folder: Path, shown: Sequence[Picture], questions: int,
     :param folder: the model's, for its tokenizer and template.
     :param questions: in all; fewer where the pictures have fewer.
     """
-    packer = Packer(family_for(model.config.to_dict()).prompts(folder, model.config))
+    packer = Packer(folder, model.config)
     rng = np.random.default_rng(seed)
     drawn, left = [], questions
     for number, at in enumerate(rng.permutation(len(shown))):

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from neuron_chunk_ros.families.prompts import PromptBuilder
+from neuron_chunk_ros.families import prompt_builder
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.tabletop.packing import PackedPrompts, pack
 
 
@@ -24,10 +26,10 @@ class PictureBatch(PackedPrompts):
 class Packer:
     """Packs each picture with its questions."""
 
-    def __init__(self, prompts: PromptBuilder):
-        """`prompts`: the model's own, which say what its tokens are."""
-        self._prompts = prompts
-        self._end = prompts.config.text_config.eos_token_id
+    def __init__(self, folder: Path, config):
+        """`folder`: the model's, for its tokenizer and template. Raises ModelError."""
+        self._prompts = prompt_builder(config.model_type, SideFiles.of_model(folder), config)
+        self._end = config.text_config.eos_token_id
 
     def __call__(self, shown: Sequence[tuple[np.ndarray, Sequence[tuple[str, str]]]]
                  ) -> PictureBatch:

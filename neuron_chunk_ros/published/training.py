@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from neuron_chunk_ros.families import family_for
 from neuron_chunk_ros.published.easy_vqa import COLOURS, SHAPES, Picture
 from neuron_chunk_ros.published.network import PATCH, LowRank, PatchHeads, build_model, save
 from neuron_chunk_ros.published.packing import Packer
@@ -68,7 +67,7 @@ class Training(ResumableRun):
         self.model = build_model(decoder, recipe.rank, recipe.seed).train()
         self.heads = PatchHeads(self.model.config.text_config.hidden_size)
         config = self.model.config
-        self._packer = Packer(family_for(config.to_dict()).prompts(decoder, config))
+        self._packer = Packer(decoder, config)
         self._labels = np.array([[_patch_labels(one, words) for words in (COLOURS, SHAPES)]
                                  for one in shown])  # [pictures, 2, side, side]
         self._updates = [parameter for layer in self.model.modules()

@@ -8,7 +8,7 @@ import torch
 
 from neuron_chunk_ros.bench.planes.sharing import DENSE, Reading, SharedRows, units_of
 from neuron_chunk_ros.engine.session import Session
-from neuron_chunk_ros.families import PromptPart, family_for
+from neuron_chunk_ros.families import PromptPart
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.restore import restore
 from neuron_chunk_ros.published.packing import Packer
@@ -33,7 +33,7 @@ def picture():
 
 
 def packed(model, folder, picture):
-    packer = Packer(family_for(model.config.to_dict()).prompts(folder, model.config))
+    packer = Packer(folder, model.config)
     batch = packer([(picture, ASKED)])
     visual = model.config.video_token_id
     tokens = int((batch.ids == visual).sum())

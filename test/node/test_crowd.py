@@ -19,8 +19,6 @@ def resident(vlm):
         return int(file.read().split()[1]) * 4096
 
 
-@pytest.mark.xfail(strict=False, reason='fifty clients with goals on two cores lose responses '
-                   'in their own queues of ten; without goals none or few are lost')
 @pytest.mark.slow
 def test_everybody_in_a_crowd_is_answered_or_refused(start, picture, capsys):
     vlm = start('popular')

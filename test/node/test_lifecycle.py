@@ -126,7 +126,7 @@ def test_the_state_can_be_asked_for_while_the_model_loads(managed):
     states = []
     while not configuring.done():
         states.append(vlm.state())
-        if states[-1] == 'configuring':  # what is being loaded stays what the parameters say
+        if 'loading model' in vlm.process.output() and not configuring.done():
             assert 'clean up first' in vlm.set(model='/elsewhere')
     # More than the one that may have been taken before the load began.
     assert states.count('configuring') > 2 and vlm.result(configuring).success

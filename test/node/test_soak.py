@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chaos: transitions, questions, goals, frames, parameters, resets, a hanging drive, all at once.
 
-SOAK_SECONDS and SOAK_SEED in the environment make it longer, and another.
+SOAK_SECONDS and SOAK_SEED in the environment make it longer (with more than 200 seconds give
+pytest -o faulthandler_timeout=0), and another.
 """
 
 import os
@@ -332,12 +333,13 @@ def test_chaos(client, drive, capsys):
                   f'before {before}; after {after}; SIGINT {took:.2f} s; storage then: '
                   f'{storage.message}')
         assert 'Traceback' not in output, output[-4000:]
-        assert gap < 20 and len(times) > SECONDS / 2
-        assert chaos.longest_error < 2.5
+        # Once a second, but on a machine that is busy with other things at times later.
+        assert gap < 10 and np.median(np.diff(times)) < 1.5
+        assert chaos.longest_error < 5
         assert after.memory < before.memory + 60
         assert after.descriptors <= before.descriptors + 8
         assert after.threads <= before.threads + 8
-        assert took < 2.0
+        assert took < 5
         chaos.close()
 
 
@@ -355,4 +357,4 @@ def test_sigint_from_the_middle_of_a_hang(client, drive):
         for future in asked:
             assert node.result(future).message
         chaos.close()
-        assert took < 2.0
+        assert took < 5

@@ -16,13 +16,14 @@ from transformers import AutoModelForImageTextToText
 from neuron_chunk_ros.cli.main import main
 from neuron_chunk_ros.engine.session import Session
 from neuron_chunk_ros.errors import ModelError
-from neuron_chunk_ros.families import family_for
+from neuron_chunk_ros.families import prompt_builder
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.synthesize import synthesize
 from neuron_chunk_ros.published import easy_vqa, evaluation, wheel
 from neuron_chunk_ros.published.network import LowRank
 from neuron_chunk_ros.published.packing import Packer
 from neuron_chunk_ros.published.training import Recipe, Training
+from neuron_chunk_ros.storage.side_files import SideFiles
 from neuron_chunk_ros.tabletop.exam import Exam
 
 QUESTIONS = (('what color is the shape?', 'blue'), ('is there a circle?', 'no'),
@@ -79,8 +80,8 @@ def test_types_of_questions():
 
 def test_a_packed_question_is_the_engines_prompt(decoder, shown):
     model = AutoModelForImageTextToText.from_pretrained(decoder).eval()
-    prompts = family_for(model.config.to_dict()).prompts(decoder, model.config)
-    batch = Packer(prompts)([(shown[0].pixels, QUESTIONS)])
+    prompts = prompt_builder(model.config.model_type, SideFiles.of_model(decoder), model.config)
+    batch = Packer(decoder, model.config)([(shown[0].pixels, QUESTIONS)])
     for number, (question, answer) in enumerate(QUESTIONS):
         mine = (batch.segment[0] == -1) | (batch.segment[0] == number)
         whole = prompts.build(question, [shown[0].pixels])

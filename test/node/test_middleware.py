@@ -1,0 +1,48 @@
+# Copyright 2026 The neuron_chunk_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of messages that are gone is given back; profiles that somebody has stand."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_client import image
+
+from neuron_chunk_ros.node.middleware import no_buffers_kept
+
+HEED = 'RMW_FASTRTPS_USE_QOS_FROM_XML'
+
+
+def test_a_burst_of_large_questions_leaves_nothing_behind(vlm, picture):
+    def resident():
+        with open(f'/proc/{vlm.process.pid}/statm') as file:
+            return int(file.read().split()[1]) * 4096
+    large = image(np.zeros((2000, 4000, 3), np.uint8))
+    assert vlm.ask(images=[large]).success and vlm.ask(images=[picture]).success
+    before = resident()
+    for _ in range(2):
+        for future in [vlm.ask_later(images=[large]) for _ in range(10)]:
+            response = vlm.result(future)
+            assert response.success or 'busy' in response.message
+    # Twenty questions of 24 MB; the last may still be on its way out.
+    assert resident() - before < 60e6
+
+
+def test_profiles_are_there_while_the_node_is_made_and_gone_behind():
+    before = dict(os.environ)
+    with no_buffers_kept():
+        assert os.environ[HEED] == '1'
+        path = Path(os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'])
+        assert path.read_text().count('DYNAMIC') == 1
+    assert not path.exists() and dict(os.environ) == before
+
+
+@pytest.mark.parametrize('name', [HEED, 'FASTDDS_DEFAULT_PROFILES_FILE',
+                                  'FASTRTPS_DEFAULT_PROFILES_FILE'])
+def test_profiles_that_somebody_has_stand(monkeypatch, name):
+    monkeypatch.setenv(name, '0')
+    before = dict(os.environ)
+    with no_buffers_kept():
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
