@@ -8,12 +8,13 @@ patterns of a tokenizer. Neither is interrupted from within.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Seconds by the clock, for each of processor time: where all cores are busy.
@@ -22,6 +23,9 @@ _START = 30
 _LOADING = 10  # times the seconds of a template: a large vocabulary takes a while to be read
 _LONGEST = 1 << 16      # characters of a rendered prompt ...
 _LONGEST_IMAGE = 1 << 12  # ... and more for each image
+_KEPT = 256
+
+_tried: dict[bytes, object] = {}  # what this process need not try again
 
 
 class TrialError(Exception):
@@ -37,14 +41,29 @@ def render(template: str, variables: dict[str, str], messages: Sequence[list], i
     :param seconds: of processor time for all.
     :raises TrialError: where it fails or exceeds a bound.
     """
-    return _run({'do': 'render', 'template': template, 'variables': variables,
-                 'messages': messages, 'longest': _LONGEST + images * _LONGEST_IMAGE,
-                 'seconds': seconds})
+    task = {'do': 'render', 'template': template, 'variables': variables, 'messages': messages,
+            'longest': _LONGEST + images * _LONGEST_IMAGE, 'seconds': seconds}
+    if 'strftime_now' in template:  # says something else tomorrow
+        return _run(task)
+    return _once(json.dumps(task).encode(), lambda: _run(task))
 
 
 def try_tokenizer(file: Path, seconds: float) -> None:
     """Load tokenizer.json and tokenise texts of many kinds. Raises TrialError."""
-    _run({'do': 'tokenize', 'file': str(file), 'seconds': _LOADING * seconds})
+    allowed = _LOADING * seconds
+    _once(b'%g %b' % (allowed, file.read_bytes()),
+          lambda: _run({'do': 'tokenize', 'file': str(file), 'seconds': allowed}))
+
+
+def _once(about: bytes, run: Callable):
+    """Return what `run` returned for the same before, else run it."""
+    digest = hashlib.sha256(about).digest()
+    if digest not in _tried:
+        found = run()
+        if len(_tried) >= _KEPT:
+            _tried.clear()
+        _tried[digest] = found
+    return _tried[digest]
 
 
 def _run(task: dict):

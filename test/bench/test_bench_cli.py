@@ -197,6 +197,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, profile):
     assert not list(storage.iterdir()) and not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_planes_over_tabletop(tmp_path):
     out = tmp_path / 'out'
     out.mkdir()

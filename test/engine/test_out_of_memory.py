@@ -221,6 +221,7 @@ def test_a_stream_whose_positions_move_down_in_the_wrong_moment(bundles, monkeyp
         assert stream.frames == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', FAILURES)
 def test_opening_leaks_nothing(bundles, kind):
     def opened():

@@ -71,6 +71,7 @@ def least(split, mb):
         mb -= 1
 
 
+@pytest.mark.slow
 def test_any_budget_says_the_same(split, want, capsys):
     total, texts = want
     most = -(-total // MIB)

@@ -175,7 +175,9 @@ class VlmProcess:
     def send_goal(self, on_feedback=None, prompt='how many things are there?', **fields):
         """Send a goal to ~/ask; return the handle of the accepted goal."""
         if self._ask is None:
-            self._ask = ActionClient(self.client.node, Ask, f'{self.name}/ask')
+            # rclpy's ten places lose what comes while this process is busy.
+            self._ask = ActionClient(self.client.node, Ask, f'{self.name}/ask',
+                                     feedback_sub_qos_profile=QUESTIONS)
         until(self._ask.server_is_ready, what='the action server')
         goal = self.result(self.client.in_its_thread(lambda: self._ask.send_goal_async(
             Ask.Goal(prompt=prompt, **fields), feedback_callback=on_feedback)))
