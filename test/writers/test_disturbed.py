@@ -112,7 +112,8 @@ def spread(count):
 
 
 @pytest.mark.parametrize('name, count', [
-    pytest.param('convert in two parts', 4, marks=pytest.mark.slow), ('characterize', 1), ('profile', 7), ('train', 4)])
+    pytest.param('convert in two parts', 4, marks=pytest.mark.slow),
+    ('characterize', 1), ('profile', 7), ('train', 4)])
 def test_some_calls(prepared, writers, tmp_path, name, count):
     disturbed(prepared, writers[name], tmp_path / 'work', spread(count))
 
