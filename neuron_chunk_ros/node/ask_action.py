@@ -4,18 +4,21 @@
 
 from collections.abc import Callable
 
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 
 from neuron_chunk_interfaces.action import Ask
+from neuron_chunk_ros.node.outbox import Turns
 from neuron_chunk_ros.node.qos import QUESTIONS
 from neuron_chunk_ros.node.question import Outcome
 from neuron_chunk_ros.node.waiting import Gone
 
 # Results wait this long for who asked to fetch them [s].
 _RESULT_TIMEOUT = 30
+# Every client also hears of each goal's states and of its feedback.
+_MESSAGES = 3
 
 
 class AskAction:
@@ -25,11 +28,14 @@ class AskAction:
     reason.
     """
 
-    def __init__(self, node: Node, answer: Callable[..., Outcome]):
+    def __init__(self, node: Node, answer: Callable[..., Outcome], turns: Turns):
         """`answer`: takes (goal, on_progress, given_up), as Answering.answer does."""
-        self._node, self._answer = node, answer
+        self._node, self._answer, self._turns = node, answer, turns
+        # Goals are accepted one by one, for each waits for its turn; they are executed in tasks
+        # of their own, which belong to no group.
         self._server = ActionServer(
-            node, Ask, '~/ask', self._execute, callback_group=ReentrantCallbackGroup(),
+            node, Ask, '~/ask', self._execute, callback_group=MutuallyExclusiveCallbackGroup(),
+            goal_callback=self._accept,
             goal_service_qos_profile=QUESTIONS, result_service_qos_profile=QUESTIONS,
             cancel_service_qos_profile=QUESTIONS,
             cancel_callback=lambda _: CancelResponse.ACCEPT, result_timeout=_RESULT_TIMEOUT)
@@ -38,6 +44,14 @@ class AskAction:
     def close(self):
         """Let go of the node; once no goal is being answered any more."""
         self._server.destroy()
+
+    def clients(self) -> int:
+        """Return how many clients the action has."""
+        return self._node.count_subscribers(self._feedback_topic)
+
+    def _accept(self, _: Ask.Goal) -> GoalResponse:
+        self._turns.wait(_MESSAGES)
+        return GoalResponse.ACCEPT
 
     def _execute(self, goal: ServerGoalHandle) -> Ask.Result:
         def report(stage: str, progress: float, text: str):
@@ -49,10 +63,11 @@ class AskAction:
         report(Ask.Feedback.STAGE_QUEUE, 0.0, '')
         # Every action client listens to the feedback; those of other goals count as well, so only
         # when all are gone can this one's be known to be.
-        gone = Gone(lambda: self._node.count_subscribers(self._feedback_topic))
+        gone = Gone(self.clients)
         outcome = self._answer(goal.request, report, lambda: (
             'cancelled by who asked' if goal.is_cancel_requested else gone()))
         goal.request.images = []  # rclpy keeps the goal as long as its result
+        self._turns.wait(_MESSAGES)
         if goal.is_cancel_requested:
             goal.canceled()
         elif outcome.answer is None or outcome.cancelled:

@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sending a service's responses no faster than all of its clients can take them.
+"""Sending responses no faster than all clients can take them.
 
 With DDS, every client of a service is handed the responses to all of them, and keeps the ten that
 came last until it has looked. A crowd that is refused in one burst would push its own responses
@@ -23,18 +23,35 @@ _ARRIVES = 0.2
 _AT_ONCE = 4
 
 
+class Turns:
+    """Says when a response may be sent, whichever thread asks."""
+
+    def __init__(self, clients: Callable[[], int]):
+        """`clients`: tells how many are handed each response."""
+        self._clients, self._cores = clients, len(os.sched_getaffinity(0))
+        self._free = 0.0  # when all that was sent has been looked at, on the monotonic clock
+        self._one = threading.Lock()
+
+    def wait(self, messages: int = 1):
+        """Return when so many messages may be sent."""
+        with self._one:
+            look = _LOOK * max(1.0, self._clients() / self._cores)
+            now = time.monotonic()
+            self._free = max(self._free, now) + messages * look
+            ahead = self._free - now - max(_AT_ONCE, messages) * look
+            if ahead > 0:
+                time.sleep(ahead)
+
+
 class Outbox:
     """Stands between an executor and a service, and sends its responses in a thread of its own.
 
     Few at a time go out at once. Of those that have to wait, answers go ahead of refusals.
     """
 
-    def __init__(self, service: Service, clients: Callable[[], int]):
-        """Take over the service's responses.
-
-        :param clients: tells how many the service has.
-        """
-        self._send, self._clients = service.send_response, clients
+    def __init__(self, service: Service, turns: Turns):
+        """Take over the service's responses."""
+        self._send, self._turns = service.send_response, turns
         service.send_response = self._put
         self._waiting: deque[tuple] = deque()
         self._changed = threading.Condition()
@@ -63,19 +80,14 @@ class Outbox:
             self._changed.notify()
 
     def _serve(self) -> None:
-        cores = len(os.sched_getaffinity(0))
-        free = 0.0  # when all that was sent has been looked at
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ending)
                 if not self._waiting:
                     self._ended = True
                     return
+            self._turns.wait()
+            with self._changed:
                 taken = self._waiting.popleft()
-            look = _LOOK * max(1.0, self._clients() / cores)
-            now = time.monotonic()
-            free = max(free, now) + look
-            if free - now > _AT_ONCE * look:
-                time.sleep(free - now - _AT_ONCE * look)
             self._send(*taken)
             self._sent = time.monotonic()

@@ -26,7 +26,7 @@ from neuron_chunk_ros.node.ask_action import AskAction
 from neuron_chunk_ros.node.diagnostics import Diagnostics, statuses, thermal
 from neuron_chunk_ros.node.graph import namesakes, unknown_parameters
 from neuron_chunk_ros.node.loaded_model import LoadedModel, open_session
-from neuron_chunk_ros.node.outbox import Outbox
+from neuron_chunk_ros.node.outbox import Outbox, Turns
 from neuron_chunk_ros.node.process_memory import give_back_freed, resident_mib
 from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.node.question import Outcome
@@ -79,10 +79,11 @@ class VlmNode(LifecycleNodeMixin, Node):
         # Humble can't tell how many clients a service has.
         count = getattr(self, 'count_clients', lambda name: 1)
         self._askers = lambda: count(self._query_service.srv_name)
-        self._outbox = Outbox(self._query_service, self._askers)
+        turns = Turns(lambda: max(self._askers(), self._ask.clients()))
+        self._outbox = Outbox(self._query_service, turns)
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
-        self._ask = AskAction(self, self._answer)
+        self._ask = AskAction(self, self._answer, turns)
         self._look_for_unknown(subscribed=False)
         Diagnostics(self, self.settings.diagnostics_period, self._tasks)
 
@@ -91,9 +92,10 @@ class VlmNode(LifecycleNodeMixin, Node):
         """Return how many threads the executor needs so that questions never starve the rest.
 
         One for the question being answered and for each that waits; one each for a question to
-        be refused, frames, diagnostics and their heartbeat, reset, a transition and parameters.
+        be refused, goals that come, goals that are refused, frames, diagnostics and their
+        heartbeat, reset, a transition and parameters.
         """
-        return 1 + queue_limit + 7
+        return 1 + queue_limit + 9
 
     def state(self) -> str:
         """Return the lifecycle state's label."""
