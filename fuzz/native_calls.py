@@ -7,7 +7,6 @@ ValueError, TypeError, ReadError, MemoryError and OverflowError is found, and sa
 """
 
 import inspect
-import threading
 import warnings
 
 import numpy as np
@@ -39,26 +38,13 @@ def call(rng, watch):
 
 def call_in_threads(rng, watch):
     """Several functions at the same time; they share the pool and the memory."""
-    texts, wrong = [], []
+    texts = []
 
     def say(text):
         texts.append(text)
         watch('\n'.join(texts[-4:]))
 
-    def calls(own):
-        try:
-            for _ in range(6):
-                call(own, say)
-        except BaseException as error:
-            wrong.append(error)
-
-    threads = [threading.Thread(target=calls, args=(own,)) for own in rng.spawn(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if wrong:
-        raise wrong[0]
+    reader_calls.in_threads(rng, 4, 6, lambda own: call(own, say))
 
 
 def run_case(rng, watch):

@@ -31,21 +31,7 @@ _PROFILES = [
     Profile.assumed(), Profile.simulated('orin-nano')]
 _RECIPES = [(Path(inspect.getfile(recipe)).parent / 'recipes' / f'{name}.yaml').read_text()
             for name in recipe.shipped()]
-_RECIPES.append('''name: mine
-layers:
-  - match: "*.down_proj"
-    weights: {bits: 8, group: row, quantiser: {name: percentile, share: 0.99}}
-    activations: {bits: 8}
-  - match: "*"
-    weights: {bits: 4, group: 64}
-    activations: {bits: 8, quantiser: minmax}
-    pruner: {name: "n:m", n: 2, m: 4}
-calibration: {samples: 5, seed: 7}
-smooth: 0.5
-fixed_point: {word: 24, fraction: 18}
-exports: [mem, header]
-memory_bits: 64
-''')
+_RECIPES.append((Path(__file__).parents[1] / 'test/compress/every_key.yaml').read_text())
 _WORDS = [
     '*a', '&a ', '!!python/object/apply:os.system [ls]', '!!binary "x"', '!!float x', '!!int "_"',
     '!!timestamp 9', '!!null 0', '!!bool 7', '!!set {a}', '!x y', '? ', '- ', ': ', '{', '}', '[',

@@ -234,22 +234,28 @@ def live(rng, say):
 
 def live_in_threads(rng, say):
     """The same by several threads with the same objects."""
-    life, wrong = Life(say), []
+    life = Life(say)
     life.open(rng)
     life.allocate(rng)
+    in_threads(rng, 3, 8, life.step)
+    life.check(rng)
 
-    def steps(own):
+
+def in_threads(rng, threads, times, work):
+    """Call `work` so often in each thread, with a generator of its own; raise what it raised."""
+    wrong = []
+
+    def run(own):
         try:
-            for _ in range(8):
-                life.step(own)
+            for _ in range(times):
+                work(own)
         except BaseException as error:
             wrong.append(error)
 
-    threads = [threading.Thread(target=steps, args=(own,)) for own in rng.spawn(3)]
-    for thread in threads:
+    running = [threading.Thread(target=run, args=(own,)) for own in rng.spawn(threads)]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join()
     if wrong:
         raise wrong[0]
-    life.check(rng)

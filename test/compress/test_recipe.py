@@ -12,21 +12,7 @@ from hypothesis import strategies as st
 from neuron_chunk_ros.compress import algorithms, recipe
 from neuron_chunk_ros.errors import RecipeError
 
-GOOD = '''name: mine
-layers:
-  - match: "*.down_proj"
-    weights: {bits: 8, group: row, quantiser: {name: percentile, share: 0.99}}
-    activations: {bits: 8}
-  - match: "*"
-    weights: {bits: 4, group: 64}
-    activations: {bits: 8, quantiser: minmax}
-    pruner: {name: "n:m", n: 2, m: 4}
-calibration: {samples: 5, seed: 7}
-smooth: 0.5
-fixed_point: {word: 24, fraction: 18}
-exports: [mem, header]
-memory_bits: 64
-'''
+GOOD = Path(__file__).with_name('every_key.yaml').read_text().partition('\n\n')[2]
 
 
 def test_what_comes_along_is_valid():
