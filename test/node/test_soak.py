@@ -224,7 +224,7 @@ class Chaos:
             return
         self.drive.orders.give(HANG, times=EVER)
         self.count['hangs'] += 1
-        held = time.monotonic() + random.uniform(0.5, 5.0)
+        held = time.monotonic() + random.uniform(0.5, 8.0)
         began = told = None
         while time.monotonic() < held and not self.ending.is_set():
             if began is None and self.drive.orders.hanging:
@@ -233,6 +233,10 @@ class Chaos:
                 told = time.monotonic() - began
                 self.count['hangs told'] += 1
                 self.longest_error = max(self.longest_error, told)
+            # Within two seconds, but on a machine that is busy with other things; while there is
+            # no model nobody can tell.
+            if began and not told and self.state in ('active', 'inactive') and not self.moving:
+                assert time.monotonic() - began < 5, 'a read hangs, and diagnostics are silent'
             time.sleep(0.02)
         self.drive.orders.release()
 
@@ -335,7 +339,7 @@ def test_chaos(client, drive, capsys):
         assert 'Traceback' not in output, output[-4000:]
         # Once a second, but on a machine that is busy with other things at times later.
         assert gap < 10 and np.median(np.diff(times)) < 1.5
-        assert chaos.longest_error < 5
+        assert chaos.longest_error < 5 and chaos.count['hangs told']
         assert after.memory < before.memory + 60
         assert after.descriptors <= before.descriptors + 8
         assert after.threads <= before.threads + 8
