@@ -18,7 +18,7 @@ from neuron_chunk_ros.engine.flash_products import GroupProducts
 from neuron_chunk_ros.engine.rows import TORCH_TYPES, compute_dtype, held_dtype
 from neuron_chunk_ros.errors import BundleError, ModelError
 from neuron_chunk_ros.families import Family, family_for
-from neuron_chunk_ros.families.skeleton import skeleton, tensor_shapes
+from neuron_chunk_ros.families.skeleton import described, skeleton, tensor_shapes
 from neuron_chunk_ros.storage.bundle import Bundle
 from neuron_chunk_ros.storage.safetensors_header import TensorEntry
 from neuron_chunk_ros.storage.side_files import SideFiles
@@ -75,6 +75,15 @@ def _check_shapes(bundle: Bundle, files: SideFiles, family: Family, raw: dict) -
                                                f'bundle has {list(entry.shape)}')
 
 
+def described_model(bundle: Bundle, config, **how):
+    """Return transformers' model of a bundle's config. Raises BundleError where it refuses it."""
+    try:
+        with described(bundle.family):
+            return AutoModelForImageTextToText.from_config(config, **how)
+    except ModelError as error:
+        raise SideFiles.of_bundle(bundle).failure('config.json', str(error)) from error
+
+
 def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
                 on_progress: Callable[[float], None] | None = None, *, backend: str = 'auto',
                 direct: str = 'auto', words: torch.Tensor | None = None,
@@ -93,7 +102,7 @@ def build_model(bundle: Bundle, config, products: GroupProducts, device: str,
     check_resident(bundle)
     dtype = compute_dtype(bundle.dtype, device)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        model = described_model(bundle, config, dtype=dtype)
     attention.use(model.config.text_config)
     try:
         groups: list[FlashGroup] = replace_linears(model, bundle.multiplied, products)

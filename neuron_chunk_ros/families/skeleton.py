@@ -4,8 +4,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from neuron_chunk_ros.errors import ModelError, out_of_memory
 from neuron_chunk_ros.families.base import Family
+
+
+@contextlib.contextmanager
+def described(family: str) -> Iterator[None]:
+    """Raise ModelError for whatever transformers' checks raise while a config is built."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ModelError(f'config.json does not describe a {family} model: {reason}') from error
 
 
 def skeleton(family: Family, config: dict):
@@ -16,15 +31,8 @@ def skeleton(family: Family, config: dict):
     import torch
     from transformers import AutoModelForImageTextToText
     built = family.config(config)
-    try:
-        with torch.device('meta'):
-            return AutoModelForImageTextToText.from_config(built)
-    except Exception as error:  # whatever the architecture's own checks raise
-        if out_of_memory(error):
-            raise
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise ModelError(f'config.json does not describe a {family.name} model: {reason}'
-                         ) from error
+    with described(family.name), torch.device('meta'):
+        return AutoModelForImageTextToText.from_config(built)
 
 
 def tensor_shapes(model) -> dict[str, tuple[int, ...]]:

@@ -46,9 +46,14 @@ def no_buffers_kept() -> Iterator[None]:
     if any(name in os.environ for name in (_HEED, *_PROFILES)) or Path(_UNASKED).exists():
         yield
         return
-    with tempfile.NamedTemporaryFile('w', prefix='fast_dds_', suffix='.xml') as file:
+    try:
+        file = tempfile.NamedTemporaryFile('w', prefix='fast_dds_', suffix='.xml')
         file.write(_XML)
         file.flush()
+    except OSError:  # no room: then memory is kept, which harms less than a node that won't start
+        yield
+        return
+    with file:
         os.environ.update({name: file.name for name in _PROFILES}, **{_HEED: '1'})
         try:
             yield

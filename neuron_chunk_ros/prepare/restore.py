@@ -12,9 +12,8 @@ import os
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
 
-from neuron_chunk_ros.engine.resident import read_config
+from neuron_chunk_ros.engine.resident import described_model, read_config
 from neuron_chunk_ros.storage.bundle import Bundle, Group
 from neuron_chunk_ros.storage.source_groups import SourceGroups
 
@@ -28,8 +27,8 @@ def restore(bundle: str | os.PathLike, coarse: bool = False) -> torch.nn.Module:
     opened = Bundle.open(bundle)
     _, config = read_config(opened)
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
-    model = AutoModelForImageTextToText.from_config(
-        config, dtype=torch.float32, attn_implementation='eager').eval()
+    model = described_model(
+        opened, config, dtype=torch.float32, attn_implementation='eager').eval()
     state = {name: tensor.float() for name, tensor in load_file(opened.resident_file).items()}
     outputs = {member: group.order.channels for group in opened.groups.values()
                if group.order is not None for member in group.order.absorbed_by}

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from neuron_chunk_ros.errors import BundleError, ModelError, NeuronChunkError
 from neuron_chunk_ros.plain_file import read_plain
+from neuron_chunk_ros.storage import disk_errors
 from neuron_chunk_ros.storage.layout import BUNDLE_JSON
 from neuron_chunk_ros.storage.manifest import inside, is_plain_name
 from neuron_chunk_ros.storage.strict_json import parse_object, printable
@@ -119,14 +120,26 @@ class SideFiles:
     def copies(self) -> Iterator[Path]:
         """Give a private folder with copies, for libraries that read folders.
 
-        Settings in them that name code or other files are left out.
+        Settings in them that name code or other files are left out. Raises BundleError or
+        ModelError where they can't be written.
         """
-        with tempfile.TemporaryDirectory(prefix='neuron_chunk_') as folder:
+        try:
+            place = tempfile.TemporaryDirectory(prefix='neuron_chunk_')
+        except OSError as error:
+            raise self._error('no folder for temporary copies of the files beside the weights: '
+                              f'{disk_errors.reason(error)}; TMPDIR may name another place'
+                              ) from error
+        with place as folder:
             for name in self._checksums:
                 data = self.read(name) if name.endswith('.model') else self.text(name).encode()
                 if name.endswith('.json') and name not in _LARGE:
                     data = _tamed(data)
-                (Path(folder) / name).write_bytes(data)
+                copy = Path(folder) / name
+                try:
+                    copy.write_bytes(data)
+                except OSError as error:
+                    raise self._error(disk_errors.failure(
+                        copy, error, 'TMPDIR may name another place')) from error
             yield Path(folder)
 
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_said_in_one_line(bundle, pictures, tmp_path, ans
 def test_a_full_disk_leaves_the_bundle_as_it_was(bundle, pictures, tmp_path):
     before = contents(bundle)
     done = run_apart('calibrate', bundle, '--images', pictures, '--samples', 1,
-                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2))
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (14_000,) * 2))
     assert done.returncode == 1
     assert 'it is as it was' in done.stderr.splitlines()[-1]
     assert contents(bundle) == before

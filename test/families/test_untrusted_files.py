@@ -210,6 +210,20 @@ def test_a_config_that_only_a_step_fails_with(bundle, change_side_file, changes)
             assert '\n' not in str(caught.value)
 
 
+def test_no_room_for_copies(tiny_bundles, tmp_path, monkeypatch):
+    bundle = tiny_bundles['tiny-qwen2-vl']
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'gone'))
+    assert 'TMPDIR may name another place' in refused(bundle)
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, allowed[1]))
+    try:
+        assert 'File too large' in refused(bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert not list(tmp_path.iterdir())
+
+
 @both
 @pytest.mark.slow
 @pytest.mark.parametrize('name, changes', [
@@ -221,6 +235,8 @@ def test_a_config_that_only_a_step_fails_with(bundle, change_side_file, changes)
     ('config.json', {'text_config': {'hidden_act': 'rm -rf'}}),
     ('config.json', {'text_config': {'max_position_embeddings': 1 << 60}}),
     ('config.json', {'text_config': 7}),
+    ('config.json', {'text_config': {'initializer_range': -1.0}}),
+    ('config.json', {'vision_config': {'initializer_range': -1.0}, 'initializer_range': 'x'}),
     ('config.json', {'vision_config': {'image_size': 1 << 20, 'patch_size': 1}}),
     ('config.json', {'vision_config': {'image_size': 1 << 60}}),
     ('config.json', {'vision_config': {'patch_size': 0, 'num_heads': 0}}),
