@@ -15,6 +15,8 @@ __all__ = ['Family', 'GroupPlan', 'Member']
 # no real decoder comes near; transformers builds lists as long as a config asks for
 _LARGEST = 1 << 20
 _DEEPEST = 4096
+# What a model's calls return is for who calls to say.
+_FORMS = ('return_dict', 'torchscript', 'output_attentions', 'output_hidden_states')
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ class Family:
         """
         from transformers import CONFIG_MAPPING
         _refuse_depth(config)
+        config = copy.deepcopy(config)
+        for part in (config, config.get('text_config'), config.get('vision_config')):
+            for key in _FORMS if isinstance(part, dict) else ():
+                part.pop(key, None)
         try:
-            return CONFIG_MAPPING[self.name].from_dict(copy.deepcopy(config))
+            return CONFIG_MAPPING[self.name].from_dict(config)
         except Exception as error:  # transformers raises whatever its validators do
             if out_of_memory(error):
                 raise

@@ -39,7 +39,6 @@ class Qwen2VLPrompt(PromptBuilder):
 
     def check(self) -> None:
         """See PromptBuilder.check."""
-        super().check()
         vision, settings = self.config.vision_config, self.processor
         for name, wanted in (('patch_size', vision.patch_size),
                              ('temporal_patch_size', vision.temporal_patch_size),
@@ -48,6 +47,7 @@ class Qwen2VLPrompt(PromptBuilder):
                 raise self.files.failure('preprocessor_config.json', f'{name} is '
                                          f"{getattr(settings, name, None)}, the model's config "
                                          f'says {wanted}')
+        super().check()  # behind it, for a wrong size makes an image as large as it likes
 
     def tokens_of(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         """See PromptBuilder.tokens_of."""

@@ -24,6 +24,7 @@ SETTINGS = ('config.json', 'tokenizer_config.json', 'preprocessor_config.json',
 CODE = "open({!r}, 'w').write('code ran')\nclass Class:\n    pass\n"
 LOOPS = ('{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}'
          "{{ messages[0]['content'][-1]['text'] }}")
+PICTURE = np.full((64, 64, 3), 90, np.uint8)
 
 
 @pytest.fixture
@@ -210,6 +211,20 @@ def test_a_config_that_only_a_step_fails_with(bundle, change_side_file, changes)
             assert '\n' not in str(caught.value)
 
 
+@both
+def test_a_config_does_not_choose_what_form_outputs_have(bundle, change_side_file):
+    value = json.loads((bundle / 'config.json').read_text())
+    forms = {'return_dict': False, 'torchscript': True, 'output_attentions': True,
+             'output_hidden_states': True}
+    with Session.open(bundle) as session:
+        want = session.ask('what?', [PICTURE], max_new_tokens=3)
+    for part in (value, value['text_config'], value['vision_config']):
+        part |= forms
+    change_side_file(bundle, 'config.json', json.dumps(value).encode())
+    with Session.open(bundle) as session:
+        assert session.ask('what?', [PICTURE], max_new_tokens=3).tokens == want.tokens
+
+
 def test_no_room_for_copies(tiny_bundles, tmp_path, monkeypatch):
     bundle = tiny_bundles['tiny-qwen2-vl']
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'gone'))
@@ -248,6 +263,7 @@ def test_no_room_for_copies(tiny_bundles, tmp_path, monkeypatch):
     ('preprocessor_config.json', {'size': {'shortest_edge': 1 << 50, 'longest_edge': 1 << 50}}),
     ('preprocessor_config.json', {'patch_size': 0}),
     ('preprocessor_config.json', {'patch_size': 7}),
+    ('preprocessor_config.json', {'temporal_patch_size': 1 << 20}),
     ('preprocessor_config.json', {'merge_size': 'x'}),
     ('preprocessor_config.json', {'image_mean': [1, 2]}),
     ('preprocessor_config.json', {'image_std': 'x'}),
