@@ -25,6 +25,8 @@ def request_bytes(settings: Settings, session) -> int:
     """Return the most that questions and frames take, as large and as many as may come."""
     pixels = settings.max_megapixels * 1e6
     kept = 8 if settings.sync_slop else 1
+    if settings.mode == 'stream':
+        kept += settings.window  # the frames that an answer rests on
     frames = max(1, len(settings.cameras)) * pixels * (_RAW * (kept + _COPIES - 1) + _RGB)
     waiting = _COPIES * settings.max_waiting_mb * (1 << 20)
     return int(waiting + frames + pixels * _CONVERTED + _LETTER * settings.max_prompt_bytes
