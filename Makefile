@@ -10,7 +10,7 @@ SECONDS_EACH ?= 60
 
 BIN := $(VENV)/bin
 SLOW := $(BIN)/pytest -m slow -o faulthandler_timeout=900 --durations=10
-ALONE := test/bench test/native test/node test/packaging
+ALONE := $(filter-out %/test_text.py,$(wildcard test/bench/test_*.py)) test/native test/node test/packaging
 REQUIREMENTS := requirements/build.txt requirements/run.txt requirements/ros.txt requirements/dev.txt
 # What ends up compiled or copied; the package's Python files are used where they are. The folders
 # themselves are listed so that a deleted file counts as a change, too.
