@@ -38,7 +38,7 @@ test: lint icarus  ## Lint, then the tests of minutes; ARGS goes to pytest: make
 
 # Those that need the machine for themselves come last, one by one. pytest says 5 where ARGS leaves
 # nothing to run.
-test-slow: build  ## The rest: real colcon and pip builds, endurance, gigabytes; ARGS goes to pytest
+test-slow: build  ## The rest: real builds, endurance, gigabytes; a part: make test-slow ARGS='-k crowd'
 	@$(SLOW) -n auto --maxprocesses=4 --dist=loadfile $(ALONE:%=--ignore=%) $(ARGS) || \
 	    [ $$? = 5 ]
 	@$(SLOW) $(ALONE) $(ARGS) || [ $$? = 5 ]
