@@ -29,6 +29,17 @@ if not Path('/dev/nvidiactl').exists() and not Path('/dev/nvgpu').exists():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+
+@pytest.fixture
+def taken():
+    """Give a function that says how much memory was taken at most since [MiB]."""
+    from neuron_chunk_ros.node.process_memory import resident_mib
+    Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    before, _ = resident_mib()
+    return lambda: resident_mib()[1] - before
+
+
 @pytest.fixture(scope='session')
 def interpreted():
     """Skip where kernels can't run on the CPU."""

@@ -13,9 +13,12 @@ def damaged(rng, data, others=(b'',)):
     data = bytearray(data)
     for _ in range(1 + int(rng.integers(3))):
         at = int(rng.integers(len(data) + 1))
-        kind = rng.integers(8)
+        kind = rng.integers(9)
         if kind == 0:
             del data[at:]
+        elif kind == 8:  # a length, perhaps, that lies
+            data[at:at + 4] = pick(rng, [0, 0x2fffffff, 2**31 - 1, 2**31, 2**32 - 1]).to_bytes(
+                4, pick(rng, ['big', 'little']))
         elif kind < 3 and data:
             for spot in rng.integers(len(data), size=1 + rng.integers(4)):
                 data[spot] ^= 1 << rng.integers(8)

@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import time
 
 import numpy as np
+
+from neuron_chunk_ros.node.process_memory import resident_mib
 
 MOST_MB = 512  # what a run of cases may take beyond what its process took before them
 MOST_FINDINGS = 10
@@ -74,23 +75,19 @@ class Watch:
             self.slowest = max(self.slowest, (time.monotonic() - begun, self.case))
 
 
-def _peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def _work(run_case, options):
     """Run cases until the time is over, or all are done; returns how it went."""
     watch = Watch(Board(options.board), options.patience)
     begun = end = None
     for watch.case in itertools.count(options.case):
         if begun is None or watch.case == options.case + 50:
-            begun = _peak_mb()  # anew once what is made on first use has been made
+            _, begun = resident_mib()  # anew once what is made on first use has been made
         watch('made ready', _READY_SECONDS)
         try:
             run_case(np.random.default_rng([options.seed, watch.case]), watch)
         finally:
             watch.rest()
-        grown = _peak_mb() - begun
+        grown = resident_mib()[1] - begun
         if grown > MOST_MB:
             raise Finding(f'{grown:.0f} MB more than before, {MOST_MB} are allowed')
         end = end or time.monotonic() + options.seconds

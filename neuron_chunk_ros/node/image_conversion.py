@@ -3,8 +3,8 @@
 """ROS image messages to RGB arrays; what a camera can get wrong is refused in one clear line.
 
 cv_bridge does the colours where it is installed, rosbags-image otherwise. Both trust the message,
-so sizes are checked, and row padding is taken off, before either sees it. OpenCV does what
-neither of them knows: compressed images and the planar formats.
+so sizes are checked, and row padding is taken off, before either sees it. OpenCV does the planar
+formats, which neither of them knows, Pillow decodes compressed images.
 """
 
 import io
@@ -30,6 +30,7 @@ PACKED = {
 PLANAR = {'nv12': (0.5, 1), 'nv21': (0.5, 1), 'nv24': (1, 2)}
 ENCODINGS = (*PACKED, *PLANAR)
 _CODED = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM')  # of compressed images
+_SCANS = 100  # of a JPEG at most; encoders make a dozen
 # Names that cv_bridge or rosbags-image know a format by when the message uses a younger one.
 _SYNONYMS = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2', '8UC1': 'mono8'}
 # Y, U, V, 1 to R, G, B: BT.601 in limited range, as OpenCV has it for the other YUV formats.
@@ -154,15 +155,20 @@ def _check_pixels(width: int, height: int, limits: Limits):
                               'million are allowed (max_megapixels)')
 
 
-def _told_size(data: np.ndarray) -> tuple[int, int] | None:
-    """Return (width, height) that a coded image tells of itself; None where it isn't one."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=_CODED) as told:
-            return told.size
-    except PIL.Image.DecompressionBombError:
-        return 1 << 31, 1 << 31
-    except Exception:  # whatever its parsers raise
-        return None
+def _decoded(data: np.ndarray, limits: Limits) -> tuple[str, np.ndarray]:
+    """Return Pillow's mode of a coded image and its pixels, uint8 [height, width(, 3)].
+
+    One library says how large it is and decodes it: what two think of a broken file may differ.
+    """
+    with PIL.Image.open(io.BytesIO(data), formats=_CODED) as image:
+        _check_pixels(*image.size, limits)  # fifty bytes may tell of a billion pixels
+        # JPEG's rotation tag is not followed, for image_transport doesn't either, and camera_info
+        # is about the pixels as they lie.
+        image.load()
+        mode = image.mode
+        if mode in ('I', 'F') or mode.startswith('I;16'):
+            return mode, np.empty((0, 0), np.uint8)
+        return mode, np.asarray(image if mode in ('L', 'RGB') else image.convert('RGB'))
 
 
 def _compressed_to_rgb(message: CompressedImage, limits: Limits) -> np.ndarray:
@@ -171,34 +177,38 @@ def _compressed_to_rgb(message: CompressedImage, limits: Limits) -> np.ndarray:
         raise ConversionError(f'image format {described} is depth, not a picture: point the node '
                               "at a colour camera's topic")
     data = np.frombuffer(message.data, np.uint8)
-    if _is_cut_jpeg(data):
-        raise ConversionError(f'compressed image ({described}, {data.size} bytes) is a JPEG cut '
-                              'short: its end is missing')
-    # Unchanged: JPEG's own rotation tag is not followed, for image_transport doesn't either, and
-    # camera_info is about the pixels as they lie.
-    size = _told_size(data)
-    if size is not None:  # fifty bytes may tell of a billion pixels
-        _check_pixels(*size, limits)
-    image = None if size is None else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if image is None:
+    _check_jpeg(data, f'compressed image ({described}, {data.size} bytes)')
+    try:
+        mode, pixels = _decoded(data, limits)
+    except ConversionError:
+        raise
+    except PIL.Image.DecompressionBombError:
+        _check_pixels(1 << 31, 1 << 31, limits)
+    except Exception as error:  # whatever its decoders raise
         raise ConversionError(f"compressed image ({described}, {data.size} bytes) can't be "
-                              'decoded: publish jpeg or png')
-    if image.dtype != np.uint8:
-        raise ConversionError(f'compressed image ({described}) has {image.dtype} channels: '
-                              'publish 8-bit colour or grey')
-    if image.ndim == 2:
-        mosaic = _COMPRESSED_MOSAIC.fullmatch(message.format)
-        return _packed_to_rgb(
-            mosaic[1] if mosaic and mosaic[1] in PACKED else 'mono8', image)
-    code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, code)
+                              'decoded: publish jpeg or png') from error
+    if not pixels.size:
+        raise ConversionError(f'compressed image ({described}) has more than 8 bits a channel '
+                              f'({mode}): publish 8-bit colour or grey')
+    if pixels.ndim == 3:
+        return pixels
+    mosaic = _COMPRESSED_MOSAIC.fullmatch(message.format)
+    return _packed_to_rgb(mosaic[1] if mosaic and mosaic[1] in PACKED else 'mono8', pixels)
 
 
-def _is_cut_jpeg(data: np.ndarray) -> bool:
-    """Tell whether a JPEG's last scan has no end: some OpenCVs fill the rest with grey."""
+def _check_jpeg(data: np.ndarray, what: str):
+    """Raise ConversionError where a JPEG's last scan has no end, or its scans are a bomb.
+
+    Each scan of a progressive one goes through all pixels, and may take a dozen bytes.
+    """
     coded = data.tobytes()
+    if not coded.startswith(b'\xff\xd8'):
+        return
     # Neither marker can be in a scan's own bytes; a thumbnail's lie before the last scan.
-    return coded.startswith(b'\xff\xd8') and coded.rfind(b'\xff\xd9') < coded.rfind(b'\xff\xda')
+    if coded.rfind(b'\xff\xd9') < coded.rfind(b'\xff\xda'):
+        raise ConversionError(f'{what} is a JPEG cut short: its end is missing')
+    if (scans := coded.count(b'\xff\xda')) > _SCANS:
+        raise ConversionError(f'{what} is a JPEG of {scans} scans, {_SCANS} are allowed')
 
 
 def to_rgb(message: Image | CompressedImage, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:

@@ -11,9 +11,9 @@ from neuron_chunk_ros.node.settings import Settings
 # Copies of a question's images while they are taken: the middleware's, and that of ROS's own
 # message, from which Python's is made. The third is the one that waits.
 _COPIES = 3
-# Bytes a pixel takes while it becomes RGB and the model's, at most: a progressive JPEG's
-# coefficients 6, as decoded 4, RGB 3; or a plane each of luma, chroma, both and RGB 9; then PIL's
-# 4 and the model's in another order 3.
+# Bytes a pixel takes while it becomes RGB and the model's, at most: decoded 18 with WebP or a
+# CMYK TIFF, 10 to 14 with others, as measured; or a plane each of luma, chroma, both and RGB 9;
+# then RGB 3, Pillow's 4 and the model's in another order 3.
 _CONVERTED = 20
 # Bytes of a pixel in a message, at most; of a frame that is kept, its picture in RGB as well.
 _RAW, _RGB = 4, 3
@@ -25,8 +25,6 @@ def request_bytes(settings: Settings, session) -> int:
     """Return the most that questions and frames take, as large and as many as may come."""
     pixels = settings.max_megapixels * 1e6
     kept = 8 if settings.sync_slop else 1
-    if settings.mode == 'stream':
-        kept += settings.window  # the frames that an answer rests on
     frames = max(1, len(settings.cameras)) * pixels * (_RAW * (kept + _COPIES - 1) + _RGB)
     waiting = _COPIES * settings.max_waiting_mb * (1 << 20)
     return int(waiting + frames + pixels * _CONVERTED + _LETTER * settings.max_prompt_bytes

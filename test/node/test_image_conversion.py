@@ -403,12 +403,69 @@ def test_any_file_is_a_picture_or_refused(extension, described, changes):
         assert converted.dtype == np.uint8 and converted.shape[2] == 3
 
 
+LYING = """
+import sys, warnings
+from sensor_msgs.msg import CompressedImage
+from neuron_chunk_ros.node.image_conversion import ConversionError, to_rgb
+from neuron_chunk_ros.node.process_memory import resident_mib
+
+warnings.simplefilter('ignore')
+files = [open(path, 'rb').read() for path in sys.argv[1:]]
+for file in files:
+    to_rgb(CompressedImage(data=file))
+(_, before), refused = resident_mib(), 0
+for file in files:
+    for at in range(0, min(len(file) - 4, 400)):
+        for order in 'big', 'little':
+            lies = file[:at] + (0x2fffffff).to_bytes(4, order) + file[at + 4:]
+            try:
+                to_rgb(CompressedImage(data=lies))
+            except ConversionError:
+                refused += 1
+assert refused > 100 * len(files), refused
+print(resident_mib()[1] - before)
+"""
+
+
+def test_no_length_in_a_file_is_believed(tmp_path):
+    """As large as a file says one of its parts is, memory for it must not be."""
+    picture, second = (PIL.Image.fromarray(random_rgb(9, 11)) for _ in range(2))
+    files = []
+    for kind, options in [('JPEG', {}), ('PNG', {}), ('WEBP', {}), ('BMP', {}), ('TIFF', {}),
+                          ('TIFF', {'compression': 'tiff_deflate'}), ('PPM', {}),
+                          ('PNG', {'save_all': True, 'append_images': [second]}),
+                          ('WEBP', {'save_all': True, 'append_images': [second]})]:
+        files.append(tmp_path / f'{len(files)}')
+        picture.save(files[-1], kind, **options)
+    done = subprocess.run([sys.executable, '-c', LYING, *files], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 64
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused():
+    """A scan that says nothing new takes a dozen bytes and goes through all pixels."""
+    whole = by_pillow(PIL.Image.fromarray(random_rgb(64, 64)), 'JPEG', progressive=True)
+    data = whole.data.tobytes()
+    last = data[data.rfind(b'\xff\xda'):-2]
+    assert to_rgb(whole).shape == (64, 64, 3)
+    whole.data = data[:-2] + 1000 * last + data[-2:]
+    with pytest.raises(ConversionError, match='scans, 100 are allowed'):
+        to_rgb(whole)
+
+
+def test_colours_of_16_bits_keep_the_upper_eight():
+    deep = np.random.default_rng(2).integers(0, 1 << 16, (5, 7, 3), np.uint16)
+    image = compressed(np.ascontiguousarray(deep[..., ::-1]), '.png', 'rgb16; png compressed ')
+    assert np.array_equal(to_rgb(image), deep >> 8)
+
+
 def test_compressed_that_is_no_picture_is_refused():
     depth = np.full((4, 4), 1000, np.uint16)
     for wrong, says in [
             (CompressedImage(format='jpeg', data=b''), "can't be decoded"),
             (CompressedImage(format='jpeg', data=b'not a jpeg'), "can't be decoded"),
-            (compressed(depth, '.png', '16UC1; png compressed '), 'uint16'),
+            (compressed(depth, '.png', '16UC1; png compressed '), '8 bits'),
             (compressed(depth, '.png', '16UC1; compressedDepth png'), 'depth')]:
         with pytest.raises(ConversionError, match=says) as caught:
             to_rgb(wrong)
