@@ -16,7 +16,7 @@ from neuron_chunk_interfaces.msg import Answer
 from neuron_chunk_ros.engine.telemetry import AnswerProgress
 from neuron_chunk_ros.errors import ReadError, RequestError
 from neuron_chunk_ros.node.annotated import Annotated
-from neuron_chunk_ros.node.cameras import Cameras, Frame
+from neuron_chunk_ros.node.cameras import Cameras, Frame, Sighting
 from neuron_chunk_ros.node.image_conversion import ConversionError, to_rgb
 from neuron_chunk_ros.node.loaded_model import LoadedModel
 from neuron_chunk_ros.node.messages import answer_message, newest
@@ -57,7 +57,7 @@ class _View:
     frames: tuple = ()  # what tells this set of frames from every other
 
 
-def _known(frames: list[Frame]) -> tuple:
+def _known(frames: list[Sighting]) -> tuple:
     return tuple((frame.camera, frame.arrived) for frame in frames)
 
 
@@ -90,11 +90,9 @@ class Answering:
                 ticket = self._worker.submit(
                     lambda t: self._work(t, question, on_progress), question.deadline, arrived)
                 self._attend(ticket, given_up)
-            if ticket.error is not None:
-                raise ticket.error
-            if ticket.result is None:
+            answer = ticket.take()
+            if answer is None:
                 raise CancelledError(ticket.cancelled)
-            answer = ticket.result
             late = answer.finish_reason == Answer.FINISH_DEADLINE
             return Outcome(
                 answer, f'cut short: the deadline of {question.deadline:g} s passed' if late
@@ -264,7 +262,7 @@ class Answering:
             camera.looked_at(_line(error))
             raise
         camera.looked_at()
-        camera.picture = frame, image
+        camera.picture = frame.sighting(), image
         return image
 
     def _draw(self, message: Answer, view: _View):
@@ -280,7 +278,7 @@ class Answering:
         self._annotated.publish(message, pictures)
 
 
-def _refuse_again(frames: list[Frame], asked_about: tuple | None):
+def _refuse_again(frames: list[Sighting], asked_about: tuple | None):
     if _known(frames) == asked_about:
         raise NothingNewError('asked about these frames already')
 

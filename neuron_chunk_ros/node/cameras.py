@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +26,27 @@ _JUMP = int(0.5e9)  # ns that stamps go back by where time has begun anew, as in
 
 
 @dataclass(frozen=True)
-class Frame:
-    """An image message as it came; `arrived` is on the monotonic clock [s]."""
+class Sighting:
+    """What tells a frame from all others; `arrived` is on the monotonic clock [s]."""
 
     camera: str
-    message: Image | CompressedImage
     header: Header
     arrived: float
 
     def age(self) -> float:
         """Seconds since it arrived."""
         return time.monotonic() - self.arrived
+
+
+@dataclass(frozen=True)
+class Frame(Sighting):
+    """An image message as it came."""
+
+    message: Image | CompressedImage
+
+    def sighting(self) -> Sighting:
+        """Return what is worth keeping of it once the model has seen it: all but its pixels."""
+        return Sighting(self.camera, self.header, self.arrived)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Camera:
         self._topic, self._subscription = topic, None
         self._qos = copy.copy(NEWEST_FRAME)  # rclpy enters this topic's overrides in it
         # The frame that was looked at last, and its pixels; the worker's thread alone uses it.
-        self.picture: tuple[Frame, np.ndarray] | None = None
+        self.picture: tuple[Sighting, np.ndarray] | None = None
         self._lock = threading.Lock()
         self._frames: deque[Frame] = deque(maxlen=keep)
         self.clear()
@@ -158,7 +168,7 @@ class Camera:
         header = message.header
         if self._frame_id:
             header = Header(stamp=header.stamp, frame_id=self._frame_id)
-        frame = Frame(self.name, message, header, time.monotonic())
+        frame = Frame(self.name, header, time.monotonic(), message)
         held = self.frames()
         if held and _stamp(frame) < _stamp(held[-1]) - _JUMP:
             self._on_jump()
@@ -248,7 +258,7 @@ class Cameras:
         self.check_age(chosen)
         return chosen
 
-    def check_age(self, frames: list[Frame]):
+    def check_age(self, frames: Sequence[Sighting]):
         """Raise RequestError where one of them is older than max_frame_age."""
         limit = self._settings.max_frame_age
         for frame in frames:
@@ -274,7 +284,7 @@ def _together(held: list[list[Frame]], slop: float) -> list[Frame] | None:
 
 
 def _stamp(frame: Frame) -> int:
-    stamp = frame.message.header.stamp
+    stamp = frame.header.stamp
     return stamp.sec * 10**9 + stamp.nanosec
 
 

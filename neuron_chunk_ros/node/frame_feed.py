@@ -30,7 +30,7 @@ class FrameFeed:
         self._on_appended = on_appended
         self._settings = model.settings
         self._together = bool(model.settings.sync_slop)
-        self._last: dict[str, Frame] = {}
+        self._last: dict[str, float] = {}  # when each camera's came that went in last
         self._paces: defaultdict[tuple[str, ...], Pace] = defaultdict(Pace)
         self._told = Once()
         self.ending = ''
@@ -54,7 +54,7 @@ class FrameFeed:
         try:
             self._model.follow_settings()
             frames = [f for f in self._cameras.newest(wanted)
-                      if self._last.get(f.camera) is not f]
+                      if self._last.get(f.camera) != f.arrived]
             for frame in frames:
                 self._append_frame(frame)
             if frames:
@@ -75,12 +75,12 @@ class FrameFeed:
 
     def _append_frame(self, frame: Frame):
         began = time.monotonic()
-        self._last[frame.camera] = frame
+        self._last[frame.camera] = frame.arrived
         image = self._answering.convert(frame)
         try:
             step = self._model.stream.append(
-                image, camera=frame.camera, name=self._model.spoken([frame.camera])[0], tag=frame,
-                on_step=self._model.step_publisher(frame.header),
+                image, camera=frame.camera, name=self._model.spoken([frame.camera])[0],
+                tag=frame.sighting(), on_step=self._model.step_publisher(frame.header),
                 cancelled=lambda: bool(self.ending) or self._worker.preempted())
         except Stopped:
             del self._last[frame.camera]  # not taken after all

@@ -35,8 +35,8 @@ class Ticket:
         """`arrived`: on the monotonic clock; None: now."""
         self.arrived = time.monotonic() if arrived is None else arrived
         self.deadline = deadline
-        self.result: object = None
-        self.error: BaseException | None = None
+        self._result: object = None
+        self._error: BaseException | None = None
         self.cancelled = ''  # why
         self.cancelled_at = 0.0  # on the monotonic clock
         self._work = work
@@ -57,12 +57,30 @@ class Ticket:
 
     def run(self):
         """Do the work; what it raises is kept for whoever waits."""
+        # Whoever keeps the ticket shall not keep a question's images with it: neither by its work
+        # nor by the frames that an error passed through.
+        work, self._work = self._work, None
         if not self.cancelled:
             try:
-                self.result = self._work(self)
+                self._result = work(self)
             except Exception as error:
-                self.error = error
+                error.__context__ = error.__cause__ = None
+                self._error = error.with_traceback(None)
         self._done.set()
+
+    def take(self) -> object:
+        """Return what the work returned, or raise what it raised; None where it was cancelled.
+
+        Once: an error that is raised again holds the frames of whoever takes it.
+        """
+        result, error = self._result, self._error
+        self._result = self._error = None
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the work is done or was withdrawn; False where it isn't in time [s]."""
@@ -192,6 +210,7 @@ class Worker:
                 self._running.run()
             else:
                 chore()
+                del chore  # it may hold a frame
             with self._changed:
                 self._running = None
                 if kind is not None and not self._made_way:
