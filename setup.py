@@ -33,13 +33,15 @@ setup(
     python_requires='>=3.10',
     # Looked up beside this file: colcon may run a link to it from its build folder.
     packages=find_packages(where=str(ROOT), include=[NAME, f'{NAME}.*']),
-    package_data={f'{NAME}.tabletop': ['model/*', '*.json'],
+    package_data={f'{NAME}.node': ['*.xml'],
+                  f'{NAME}.tabletop': ['model/*', '*.json'],
                   f'{NAME}.compress': ['recipes/*.yaml'],
                   f'{NAME}.compress.export': ['verilog/*.v']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         share('config', '*.yaml'),
+        (f'share/{NAME}/config', [f'{NAME}/node/large_messages.xml']),
         share('launch', '*.launch.py'),
     ],
     ext_modules=[Extension(f'{NAME}._native', sources=[])],

@@ -1,6 +1,6 @@
 # Copyright 2026 The neuron_chunk_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fast DDS, ROS's usual middleware, told not to keep memory for messages that are long gone.
+"""Fast DDS, ROS's usual middleware, told to keep less memory, or to have room for large images.
 
 It keeps a buffer for each message that a queue ever held, as large as the largest that was in it:
 forty goals of 25 MB cost a gigabyte for good, and a queue of questions has a thousand places. Its
@@ -37,15 +37,15 @@ _XML = '''<?xml version="1.0" encoding="UTF-8"?>
 '''
 
 
+_LARGE_MESSAGES = Path(__file__).with_name('large_messages.xml')
+
+
 @contextlib.contextmanager
 def no_buffers_kept() -> Iterator[None]:
     """Have a node that is made in here free the memory of messages with them.
 
     Where somebody has profiles of their own, those stand.
     """
-    if any(name in os.environ for name in (_HEED, *_PROFILES)) or Path(_UNASKED).exists():
-        yield
-        return
     try:
         file = tempfile.NamedTemporaryFile('w', prefix='fast_dds_', suffix='.xml')
         file.write(_XML)
@@ -53,10 +53,28 @@ def no_buffers_kept() -> Iterator[None]:
     except OSError:  # no room: then memory is kept, which harms less than a node that won't start
         yield
         return
-    with file:
-        os.environ.update({name: file.name for name in _PROFILES}, **{_HEED: '1'})
-        try:
-            yield
-        finally:
-            for name in (_HEED, *_PROFILES):
-                del os.environ[name]
+    with file, _profiles(file.name, **{_HEED: '1'}):
+        yield
+
+
+@contextlib.contextmanager
+def room_for_large_messages() -> Iterator[None]:
+    """Have a node that is made in here send images of up to 30 MB through shared memory.
+
+    Where somebody has profiles of their own, those stand.
+    """
+    with _profiles(str(_LARGE_MESSAGES)):
+        yield
+
+
+@contextlib.contextmanager
+def _profiles(path: str, **more: str) -> Iterator[None]:
+    if any(name in os.environ for name in (_HEED, *_PROFILES)) or Path(_UNASKED).exists():
+        yield
+        return
+    os.environ.update({name: path for name in _PROFILES}, **more)
+    try:
+        yield
+    finally:
+        for name in (*_PROFILES, *more):
+            del os.environ[name]

@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry
 from neuron_chunk_interfaces.srv import Query
+from neuron_chunk_ros.node.middleware import room_for_large_messages
 from neuron_chunk_ros.node.qos import QUESTIONS, RESULTS
 from neuron_chunk_ros.programs.child_process import ChildProcess
 
@@ -52,8 +53,9 @@ class Client:
 
     def __enter__(self):
         # Tests elsewhere in this process send themselves signals; the context must outlive them.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node('tester')
+        with room_for_large_messages():
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            self.node = rclpy.create_node('tester')
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._ending = False

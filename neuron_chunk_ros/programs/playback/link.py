@@ -20,6 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from neuron_chunk_interfaces.msg import Answer, IoTelemetry
 from neuron_chunk_interfaces.srv import Query
+from neuron_chunk_ros.node.middleware import room_for_large_messages
 from neuron_chunk_ros.programs.playback.cameras import Camera
 from neuron_chunk_ros.programs.playback.clock import BagClock
 from neuron_chunk_ros.programs.playback.options import PlayError
@@ -55,8 +56,9 @@ class Link:
         self._clock = clock
         self._name = node
         self.last_heard = time.monotonic()
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node('neuron_chunk_play')
+        with room_for_large_messages():
+            rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+            self._node = rclpy.create_node('neuron_chunk_play')
         self.query = self._node.create_client(Query, f'{node}/query')
         self.topics = {'answer': f'{node}/answer', 'telemetry': f'{node}/telemetry',
                        'diagnostics': '/diagnostics'}
