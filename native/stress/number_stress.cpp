@@ -55,7 +55,7 @@ bool same(const std::vector<Value>& a, const std::vector<Value>& b) {
 bool multiplied(Random& random) {
   const RowType type =
       std::array{RowType::kBfloat16, RowType::kFloat16, RowType::kFloat32}[random() % 3];
-  const std::int64_t tokens = 1 + below(random, 5), count = below(random, 600),
+  const std::int64_t tokens = 1 + below(random, 9), count = below(random, 600),
                      columns = 1 + below(random, 3000);
   const auto inputs = some<float>(random, tokens * count);
   const auto weights =
@@ -78,7 +78,7 @@ bool multiplied_packed(Random& random) {
   const Format formats[] = {{8, 64, 0}, {8, 16, 0}, {4, 32, 0}, {4, 16, 4}, {3, 16, 5},
                             {2, 16, 0}, {5, 16, 0}, {6, 16, 0}, {4, 96, 0}};
   const Format format = formats[random() % std::size(formats)];
-  const std::int64_t tokens = 1 + below(random, 5), rows = below(random, 70),
+  const std::int64_t tokens = 1 + below(random, 9), rows = below(random, 70),
                      columns = 1 + below(random, 2500);
   const std::int64_t groups = (columns + format.group - 1) / format.group;
   PackedPart part{{}, {}, format.finer != 0, nullptr};

@@ -30,7 +30,7 @@ PACKED = {
 PLANAR = {'nv12': (0.5, 1), 'nv21': (0.5, 1), 'nv24': (1, 2)}
 ENCODINGS = (*PACKED, *PLANAR)
 _CODED = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'PPM')  # of compressed images
-_SCANS = 100  # of a JPEG at most; encoders make a dozen
+_SCANS = 50  # of a JPEG at most; encoders make a dozen
 # Names that cv_bridge or rosbags-image know a format by when the message uses a younger one.
 _SYNONYMS = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2', '8UC1': 'mono8'}
 # Y, U, V, 1 to R, G, B: BT.601 in limited range, as OpenCV has it for the other YUV formats.

@@ -343,7 +343,7 @@ def test_chaos(client, drive, capsys):
         assert after.memory < before.memory + 60
         assert after.descriptors <= before.descriptors + 8
         assert after.threads <= before.threads + 8
-        assert took < 5
+        assert took < 2
         chaos.close()
 
 
@@ -361,4 +361,4 @@ def test_sigint_from_the_middle_of_a_hang(client, drive):
         for future in asked:
             assert node.result(future).message
         chaos.close()
-        assert took < 5
+        assert took < 2
