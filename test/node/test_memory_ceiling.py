@@ -144,10 +144,11 @@ def test_the_node_at_its_own_stated_need(client, request, capsys, mode, model):
             with capsys.disabled():
                 print(f'\n{name}: {idle >> 20} MiB idle, {need >> 20} stated, '
                       f'{group.most() >> 20} taken at most; {worst.asked} asked, '
-                      f'{worst.answered} answered; {len(rounds)} rounds, held after them '
-                      f'{[held >> 20 for held in rounds]} MiB')
+                      f'{worst.answered} answered; {len(rounds)} rounds, held after the first '
+                      f'{rounds[0] >> 20} MiB, the last {rounds[-1] >> 20}, '
+                      f'{max(rounds) >> 20} at most')
             # What was asked is gone behind it, and in the long run nothing is added.
-            assert max(rounds) - idle < 128 * MIB
+            assert max(rounds) - idle < 192 * MIB
             # The camera's newest frame is kept, and its picture; some rounds end before one came.
             third = len(rounds) // 3
             assert third < 4 or max(rounds[-third:]) - max(rounds[:third]) < LARGEST
