@@ -85,13 +85,13 @@ def test_a_published_decoder(tmp_path):
         assert 'Paris' in answer.text
     del model
     outcomes, spoken = measure.measure(
-        measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int8', 'int4'),
-                            splits=('int8/4',), shares=(0.3,), sharing=(64,), windows=3,
-                            samples=24, questions=6), tmp_path, lambda *_: None)
+        measure.TextOptions(folder, rows=('int8', 'int4'), recipes=('int4',),
+                            splits=('int8/4',), shares=(0.3,), sharing=(64,), windows=2,
+                            samples=12, questions=4), tmp_path, lambda *_: None)
     ratio = {one.how: one.perplexity / outcomes[0].perplexity for one in outcomes}
     print(ratio)
     assert 5 < outcomes[0].perplexity < 25
-    assert ratio['rounded int8'] < 1.03 and ratio['recipe int8'] < 1.01
+    assert ratio['rounded int8'] < 1.03
     assert ratio['recipe int4'] < 1.1 < ratio['rounded int4'] < 1.7
     # Rows left out for 64 words alike are ruin, coarse ones next to nothing.
     some = '30% of the rows, 64 tokens alike'
@@ -100,5 +100,5 @@ def test_a_published_decoder(tmp_path):
     assert ratio[f'int8/4, {some}'] < ratio['int8/4, base alone'] < 1.4
     # Drafts change no word, and most are right; coarse and fine are close to the model.
     one = spoken[0]
-    assert one.identical == one.answers == 6 and one.tokens > 1.3 * one.passes
-    assert one.accepted > 0.4 * one.drafted > 0 and one.as_plain >= 2
+    assert one.identical == one.answers == 4 and one.tokens > 1.3 * one.passes
+    assert one.accepted > 0.4 * one.drafted > 0 and one.as_plain >= 1
