@@ -9,7 +9,8 @@ ARGS ?=
 SECONDS_EACH ?= 60
 
 BIN := $(VENV)/bin
-SLOW := $(BIN)/pytest -o faulthandler_timeout=900 --durations=10
+SLOW := $(BIN)/pytest -m slow -o faulthandler_timeout=900 --durations=10
+ALONE := $(filter-out %/test_text.py,$(wildcard test/bench/test_*.py)) test/native test/node test/packaging
 REQUIREMENTS := requirements/build.txt requirements/run.txt requirements/ros.txt requirements/dev.txt
 # What ends up compiled or copied; the package's Python files are used where they are. The folders
 # themselves are listed so that a deleted file counts as a change, too.
@@ -35,11 +36,12 @@ icarus:
 test: lint icarus  ## Lint, then the tests of minutes; ARGS goes to pytest: make test ARGS='-k reader'
 	@$(BIN)/pytest -m 'not slow' -n auto --maxprocesses=4 --dist=loadfile --durations=10 $(ARGS)
 
-# Those that measure time or fill memory come last, one by one. pytest says 5 where ARGS leaves
+# Those that need the machine for themselves come last, one by one. pytest says 5 where ARGS leaves
 # nothing to run.
 test-slow: build  ## The rest: real builds, endurance, gigabytes; a part: make test-slow ARGS='-k crowd'
-	@$(SLOW) -m 'slow and not alone' -n auto --maxprocesses=4 --dist=loadfile $(ARGS) || [ $$? = 5 ]
-	@$(SLOW) -m 'slow and alone' $(ARGS) || [ $$? = 5 ]
+	@$(SLOW) -n auto --maxprocesses=4 --dist=loadfile $(ALONE:%=--ignore=%) $(ARGS) || \
+	    [ $$? = 5 ]
+	@$(SLOW) $(ALONE) $(ARGS) || [ $$? = 5 ]
 
 sanitize: build  ## The native core under address, undefined-behaviour and thread sanitizers
 	@PYTHON='$(BIN)/python' tools/sanitize.sh

@@ -120,7 +120,6 @@ def test_what_cannot_be_measured_is_one_line(capsys, arguments, message):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_real_run(tmp_path):
     out = tmp_path / 'found.json'
     assert main(['bench', 'end-to-end', '--quick', '--ceilings', '1', '--path', str(tmp_path),

@@ -54,7 +54,6 @@ def test_words_stream_in_with_stage_and_progress(vlm, picture):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_cancel_ends_within_100_ms_and_tells_what_was_written(babbler, picture):
     took = []
     for _ in range(5):

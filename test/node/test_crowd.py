@@ -29,7 +29,6 @@ def crowd(vlm):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_everybody_in_a_crowd_is_answered_or_refused(start, picture, capsys):
     vlm = start('popular')
     for _ in range(20):

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 CAMERA = Path(__file__).with_name('fast_camera.py')
 SECONDS = 120

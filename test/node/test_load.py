@@ -15,7 +15,6 @@ def questions(vlm, picture, count, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_diagnostics_tick_during_a_long_answer(client, start, long_answers, picture):
     vlm = start('ticking', **long_answers)
     answering, = questions(vlm, picture, 1, deadline=8.0)

@@ -25,7 +25,7 @@ from neuron_chunk_ros.node.qos import QUESTIONS
 from neuron_chunk_ros.prepare.convert import convert
 from neuron_chunk_ros.prepare.synthesize import synthesize
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 SECONDS = float(os.environ.get('SOAK_SECONDS', 12))

@@ -33,7 +33,7 @@ from neuron_chunk_ros.node.qos import QUESTIONS
 sys.path.insert(0, str(Path(__file__).parent.parent / 'storage'))
 from faulty_reads import ERROR, EVER, HANG, FaultyDrive  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get('SOAK_SECONDS', 45))
 SEED = int(os.environ.get('SOAK_SEED', 0))
