@@ -92,8 +92,6 @@ class Client:
 class VlmProcess:
     """A vlm node under its own name, so that several can live side by side."""
 
-    patience = 60.0  # for a response [s]
-
     def __init__(self, client, name, cameras=(), **parameters):
         self.client, self.name = client, name
         arguments = ['-r', f'__node:={name}']
@@ -233,7 +231,7 @@ class VlmProcess:
         """Wait for a future's result, as long as the node lives."""
         def done():
             return future.done() or self.process.exit_code() is not None
-        until(done, self.patience, 'a response')
+        until(done, what='a response')
         # What a process sent before it ended may not have been taken here yet.
         until(future.done, 5.0, f'a response of a process that is gone: {self.process.output()}')
         return future.result()
