@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import threading
 
 from neuron_chunk_ros.cache import cache_folder
 from neuron_chunk_ros.cli import arguments
@@ -98,9 +97,9 @@ def _train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     training = _training(args)
     recipe = training.recipe
-    stopped = threading.Event()
+    stopped: list[int] = []  # no Event: its set() may not be interrupted by another
     for number in (signal.SIGINT, signal.SIGTERM):  # the step under way is finished and saved
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda number, _: stopped.append(number))
     seen: dict[str, float] = {}
     with tqdm(total=recipe.steps, initial=training.step, desc='train', unit='step') as bar:
         def report(step: int, figures: dict[str, float]) -> None:
@@ -108,7 +107,7 @@ def _train(args: argparse.Namespace) -> int:
                 seen[name] = 0.95 * seen.get(name, value) + 0.05 * value
             bar.set_postfix({k: f'{v:.3f}' for k, v in seen.items()}, refresh=False)
             bar.update()
-        finished = training.run(report, stopped.is_set)
+        finished = training.run(report, lambda: bool(stopped))
     if not finished:
         print(f'stopped and saved at step {training.step} of {recipe.steps}; the same command '
               'goes on from there')

@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
 
 import rclpy
 from rclpy.executors import MultiThreadedExecutor, TimeoutException
@@ -34,35 +36,45 @@ _PAUSE = 1e-4
 
 
 class _Signals:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt while loading, into an event afterwards.
+    """Has SIGINT and SIGTERM end wait(), and the loading of a model by KeyboardInterrupt.
 
     rclpy's own handlers would shut the context down at once, and questions still waiting for
     their answer would get none.
     """
 
     def __init__(self):
-        self._stop = threading.Event()
-        self._loading = True
+        # Its put() may come in the middle of its get(), as a handler does. The set() of an Event
+        # may not: in the middle of its wait() it would wait for itself.
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._came = self._raising = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def _handle(self, *_):
-        if self._loading and not self._stop.is_set():
-            self._stop.set()
+        self._came = True
+        self._ended.put(None)
+        if self._raising:
+            self._raising = False
             raise KeyboardInterrupt
-        self._stop.set()
 
-    def loaded(self):
-        """From now on a signal only ends wait()."""
-        self._loading = False
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Have a signal that comes within, or came before, raise KeyboardInterrupt, once."""
+        try:
+            self._raising = not self._came
+            if not self._raising:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raising = False
 
     def wait(self):
         """Block until a signal, or stop(), comes."""
-        self._stop.wait()
+        self._ended.get()
 
     def stop(self):
         """End wait() as a signal does."""
-        self._stop.set()
+        self._ended.put(None)
 
 
 class _Spinner:
@@ -110,11 +122,16 @@ class _Spinner:
                 came = time.monotonic()
 
 
-def _start(node: VlmNode) -> bool:
-    """Configure and activate; False, with the reason logged, where that fails."""
+def _start(node: VlmNode, signals: _Signals) -> bool:
+    """Configure and activate; False, with the reason logged, where that fails.
+
+    :raises KeyboardInterrupt: a signal came before the model was loaded.
+    """
     node.starting = True
-    started = all(transition() == TransitionCallbackReturn.SUCCESS
-                  for transition in (node.trigger_configure, node.trigger_activate))
+    with signals.raised():
+        started = node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    # takes no time, and questions may be under way before it returns
+    started = started and node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     node.starting = False
     return started
 
@@ -123,12 +140,14 @@ def _run(node: VlmNode, signals: _Signals, closing: list[Callable[[], None]]) ->
     logger = node.get_logger()
     spinner = _Spinner(node, VlmNode.executor_threads(node.settings.queue_limit), signals.stop)
     closing.append(spinner.close)
-    started = False
+    started = True
     try:
-        started = not node.settings.autostart or _start(node)
-        signals.loaded()
-        if started:
-            signals.wait()
+        try:
+            started = not node.settings.autostart or _start(node, signals)
+            if started:
+                signals.wait()
+        except KeyboardInterrupt:
+            logger.info('ended while loading')
         ended = node.close('the node is shutting down')
     finally:
         spinner.end()
@@ -159,8 +178,6 @@ def main(args: list[str] | None = None) -> int:
             node = VlmNode()
         closing.append(node.destroy_node)
         code = _run(node, signals, closing)
-    except KeyboardInterrupt:
-        code = 0
     except NeuronChunkError as error:
         _fatal(node, ' '.join(str(error).split()))
     except Exception as error:

@@ -11,7 +11,9 @@ import sys
 
 from neuron_chunk_ros.cli.main import main
 
-COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.cli.main']
+# As the installed script does it. After `python -m`, Python itself dies of SIGINT where a Ctrl-C
+# came while it ran code made from text, as named tuples are, whatever was returned.
+COMMAND = [sys.executable, '-c', 'from neuron_chunk_ros.cli.main import command; command()']
 
 
 def run(*arguments):

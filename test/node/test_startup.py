@@ -5,11 +5,15 @@
 import json
 import shutil
 import signal
+import sys
+import threading
+import time
 
 import pytest
 from node_client import until
 
 from neuron_chunk_ros.node.loaded_model import bundle_path
+from neuron_chunk_ros.node.main import _Signals
 from neuron_chunk_ros.programs.child_process import ChildProcess
 
 
@@ -131,11 +135,59 @@ def test_what_was_sent_before_the_end_is_answered(client, start, long_answers, p
 
 
 @pytest.mark.slow
-def test_signal_while_loading_ends_it_cleanly():
+@pytest.mark.parametrize('text', ['loading model', 'ready'])
+@pytest.mark.parametrize('later', [0.0, 0.1, 0.4, 1.0])
+def test_a_signal_at_any_moment_of_its_start_ends_it_cleanly(text, later):
     with ChildProcess('neuron_chunk_ros.node.main', [], {}) as process:
-        until(lambda: 'loading model' in process.output(), what='the node to load')
-        assert process.end(signal.SIGINT) == 0, process.output()
+        until(lambda: text in process.output(), what='the node to start')
+        time.sleep(later)
+        assert process.end(signal.SIGTERM) == 0, process.output()
         assert 'Traceback' not in process.output()
+
+
+@pytest.fixture
+def handlers():
+    """Put the signals' handlers back."""
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGALRM
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_signal_at_any_moment_of_waiting_ends_it(handlers):
+    """Python's last steps before it waits are interrupted too: no lock may be held there."""
+    def late(*_):
+        raise AssertionError(f'the signal at step {moment} of waiting ended nothing')
+
+    def step(frame, event, _):
+        nonlocal steps, waited
+        frame.f_trace_opcodes = True
+        steps += event == 'opcode'
+        if steps == moment:
+            sys.settrace(None)
+            waited = helper.finished.is_set()
+            signal.raise_signal(signal.SIGTERM)
+        return step
+
+    signal.signal(signal.SIGALRM, late)
+    moment, waited = 0, False
+    while not waited:
+        signals, steps, moment = _Signals(), 0, moment + 1
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        helper = threading.Timer(0.2, signals.stop)  # for the moments after it has waited
+        helper.start()
+        sys.settrace(step)
+        try:
+            signals.wait()
+        finally:
+            sys.settrace(None)
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        assert waited or not helper.finished.is_set(), f'waited on after a signal at {moment}'
+        helper.cancel()
+    assert moment > 1
+
+
 
 
 @pytest.mark.slow

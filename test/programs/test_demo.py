@@ -13,7 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-COMMAND = [sys.executable, '-m', 'neuron_chunk_ros.programs.demo.main']
+COMMAND = [sys.executable, '-c',  # as the installed script does it
+           'import sys; from neuron_chunk_ros.programs.demo.main import main; sys.exit(main())']
 
 
 @pytest.mark.slow
