@@ -10,7 +10,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 
 from neuron_chunk_interfaces.action import Ask
-from neuron_chunk_ros.node.outbox import Turns
+from neuron_chunk_ros.node.outbox import Delivery, Outbox, Turns
 from neuron_chunk_ros.node.qos import QUESTIONS
 from neuron_chunk_ros.node.question import Outcome
 from neuron_chunk_ros.node.waiting import Gone
@@ -21,6 +21,32 @@ _RESULT_TIMEOUT = 30
 _MESSAGES = 3
 
 
+class _Server(ActionServer):
+    """Sends the responses that begin and end a goal again where the client wasn't known yet."""
+
+    def __init__(self, outbox: Outbox, *arguments, **options):
+        self._outbox = outbox
+        super().__init__(*arguments, **options)
+
+    async def _execute_goal_request(self, request_header_and_message):
+        header, request = request_header_and_message
+        new = bytes(request.goal_id.uuid) not in self._goal_handles
+        with Delivery() as sent:
+            await super()._execute_goal_request(request_header_and_message)
+        if sent.lost and new:
+            self._outbox.send_again(
+                self._handle.send_goal_response, header,
+                Ask.Impl.SendGoalService.Response(
+                    accepted=True, stamp=self._node.get_clock().now().to_msg()))
+
+    def _send_result_response(self, request_header, future):
+        with Delivery() as sent:
+            super()._send_result_response(request_header, future)
+        if sent.lost:
+            self._outbox.send_again(
+                self._handle.send_result_response, request_header, future.result())
+
+
 class AskAction:
     """Serves ~/ask. Each goal waits in a thread of the executor, as questions do.
 
@@ -28,14 +54,15 @@ class AskAction:
     reason.
     """
 
-    def __init__(self, node: Node, answer: Callable[..., Outcome], turns: Turns):
+    def __init__(self, node: Node, answer: Callable[..., Outcome], turns: Turns,
+                 outbox: Outbox):
         """`answer`: takes (goal, on_progress, given_up), as Answering.answer does."""
         self._node, self._answer, self._turns = node, answer, turns
         # Goals are accepted one by one, for each waits for its turn; they are executed in tasks
         # of their own, which belong to no group.
-        self._server = ActionServer(
-            node, Ask, '~/ask', self._execute, callback_group=MutuallyExclusiveCallbackGroup(),
-            goal_callback=self._accept,
+        self._server = _Server(
+            outbox, node, Ask, '~/ask', self._execute,
+            callback_group=MutuallyExclusiveCallbackGroup(), goal_callback=self._accept,
             goal_service_qos_profile=QUESTIONS, result_service_qos_profile=QUESTIONS,
             cancel_service_qos_profile=QUESTIONS,
             cancel_callback=lambda _: CancelResponse.ACCEPT, result_timeout=_RESULT_TIMEOUT)

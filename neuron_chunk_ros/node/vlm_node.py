@@ -83,7 +83,7 @@ class VlmNode(LifecycleNodeMixin, Node):
         self._outbox = Outbox(self._query_service, turns)
         self.create_service(Trigger, '~/reset', self._reset,
                             callback_group=MutuallyExclusiveCallbackGroup())
-        self._ask = AskAction(self, self._answer, turns)
+        self._ask = AskAction(self, self._answer, turns, self._outbox)
         self._look_for_unknown(subscribed=False)
         Diagnostics(self, self.settings.diagnostics_period, self._tasks)
 

@@ -25,7 +25,7 @@ from neuron_chunk_interfaces.action import Ask
 from neuron_chunk_interfaces.srv import Query
 
 PATIENCE = 60.0
-LIFE = 200  # seconds, however the test ends
+LIFE = 120  # seconds, however the test ends
 
 
 def client(name: str, calls: int, cancel: bool, pipe) -> None:

@@ -21,32 +21,33 @@ def resident(vlm):
 
 
 def crowd(vlm):
-    """Return what each client of a crowd heard: (its calls, its goal)."""
+    """Return what each client of a crowd heard, (its calls, its goal); [] where one got stuck."""
     script = Path(__file__).with_name('crowd.py')
     done = subprocess.run(
         [sys.executable, script, vlm.name, *map(str, (CLIENTS, CALLS, KILLED))],
-        stdout=subprocess.PIPE, text=True, timeout=240, check=True)
-    return json.loads(done.stdout)
+        stdout=subprocess.PIPE, text=True, timeout=240)
+    return json.loads(done.stdout) if done.returncode == 0 else []
 
 
 @pytest.mark.slow
 def test_everybody_in_a_crowd_is_answered_or_refused(start, picture, capsys):
-    vlm = start('popular')
-    for _ in range(20):
-        assert vlm.ask(images=[picture]).success
-    before, tries = resident(vlm), []
-    # In one of eight runs on a machine that others share some heard nothing: probably what the
-    # middleware lost and sent again came in a burst, which clients' queues of ten did not hold.
-    for _ in range(2):
-        heard = crowd(vlm)
+    # Twice: a client that is killed as it takes a message (one in 250) may leave a lock behind
+    # that costs the node two seconds a message (SECURITY.md).
+    tries = []
+    for name in ('popular', 'more_popular'):
+        vlm = start(name)
+        for _ in range(20):
+            assert vlm.ask(images=[picture]).success
+        before, heard = resident(vlm), crowd(vlm)
         told = [call for calls, _ in heard for call in calls]
-        tries.append((told.count(None), [goal for _, goal in heard].count(None)))
+        tries.append(
+            (told.count(None), [goal for _, goal in heard].count(None)) if heard else 'stuck')
         if tries[-1] == (0, 0):
             break
     with capsys.disabled():
         print(f'\ncalls and goals that heard nothing: {tries}')
-    assert len(told) == (CLIENTS - KILLED) * CALLS
     assert tries[-1] == (0, 0)
+    assert len(told) == (CLIENTS - KILLED) * CALLS
     assert all(success or 'busy' in message for _, success, message in told)
     refused = sorted(seconds for seconds, success, _ in told if not success)
     answered = len(told) - len(refused)

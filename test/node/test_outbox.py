@@ -5,9 +5,12 @@
 import os
 import threading
 import time
+import warnings
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from rclpy._rclpy_pybind11 import RCLError
 
 from neuron_chunk_ros.node import outbox
 from neuron_chunk_ros.node.outbox import Outbox, Turns
@@ -48,3 +51,29 @@ def test_answers_overtake_refusals_and_all_are_sent_at_the_end():
     assert sent.index(19) < 10
     service.send_response(SimpleNamespace(success=False), 20)
     assert sent[-1] == 20
+
+
+@pytest.mark.parametrize('raises', [False, True], ids=['Jazzy warns', 'Humble raises'])
+def test_what_had_no_client_yet_is_sent_again(raises):
+    sent = Counter()
+
+    def send(response, header):
+        sent[header] += 1
+        if sent[header] <= header:
+            if raises:
+                raise RCLError('failed to send response')
+            warnings.warn('failed to send response (timeout): not there', RuntimeWarning, 2)
+
+    service = SimpleNamespace(send_response=send)
+    box = Outbox(service, Turns(lambda: 1))
+    for number in (3, 0, 1):
+        service.send_response(SimpleNamespace(success=True), number)
+    limit = time.monotonic() + 5
+    while sent != {0: 1, 1: 2, 3: 4} and time.monotonic() < limit:
+        time.sleep(0.01)
+    service.send_response(SimpleNamespace(success=True), 99)
+    began = time.monotonic()
+    box.close(5.0)
+    # At the end what has no client is let go.
+    assert sent[99] <= 2 and time.monotonic() < began + 1
+    assert sent == {0: 1, 1: 2, 3: 4, 99: sent[99]}
