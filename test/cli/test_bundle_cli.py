@@ -5,6 +5,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,7 @@ def test_a_bundle_with_a_manifest_of_its_own_is_a_bundle(bundle):
 
 
 def test_inspect_into_a_closed_pipe(bundle):
-    done = subprocess.run(f'{" ".join(COMMAND)} inspect --json {bundle} | head -1', shell=True,
+    done = subprocess.run(f'{shlex.join(COMMAND)} inspect --json {bundle} | head -1', shell=True,
                           capture_output=True, text=True)
     assert done.stdout == '{\n' and done.stderr == ''
 

@@ -8,6 +8,7 @@ The commands are found in the parser itself, so a new one is tried without being
 import argparse
 import io
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -322,7 +323,7 @@ def began(pid):
 
 @pytest.mark.parametrize('closing', ['>&-', '2>&-', '>&- 2>&- <&-', '| true', '2>&1 | head -1'])
 def test_closed_outputs(place, closing):
-    done = subprocess.run(f'{" ".join(COMMAND)} inspect {place}/bundle {closing}', shell=True,
+    done = subprocess.run(f'{shlex.join(COMMAND)} inspect {place}/bundle {closing}', shell=True,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr == ''
 
