@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 _PR_SET_PDEATHSIG = 1
@@ -20,6 +23,29 @@ def _end_with(parent: int):
         os._exit(1)
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle what comes within afterwards.
+
+    While it forks Python swallows what a handler raises, and just after it the child, known to
+    nobody yet, would be left behind.
+    """
+    numbers = signal.SIGINT, signal.SIGTERM
+    if threading.current_thread() is not threading.main_thread():  # no handler runs here
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number))
+              for number in numbers if callable(signal.getsignal(number))}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 class ChildProcess:
     """Runs `python -m MODULE --ros-args ARGUMENTS`; what it prints is kept for the day it fails.
 
@@ -30,11 +56,18 @@ class ChildProcess:
         self.module = module
         self._log = tempfile.TemporaryFile()
         # Its own session: Ctrl-C reaches the parent alone, which then ends its children in order.
-        self._process = subprocess.Popen(
-            [sys.executable, '-m', module, '--ros-args', *ros_arguments],
-            env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=partial(_end_with, os.getpid()))
+        self._process = None
+        try:
+            with _signals_wait():
+                self._process = subprocess.Popen(
+                    [sys.executable, '-m', module, '--ros-args', *ros_arguments],
+                    env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
+                    stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+                    start_new_session=True, preexec_fn=partial(_end_with, os.getpid()))
+        except BaseException:
+            if self._process is not None:
+                self.end()
+            raise
 
     def __enter__(self) -> 'ChildProcess':
         """Return the running process."""
