@@ -22,7 +22,10 @@ _MESSAGES = 3
 
 
 class _Server(ActionServer):
-    """Sends the responses that begin and end a goal again where the client wasn't known yet."""
+    """Sends the responses that begin and end a goal again where the client wasn't known yet.
+
+    rclpy sends them itself, so its own methods are extended. Humble's lets go of such a goal.
+    """
 
     def __init__(self, outbox: Outbox, *arguments, **options):
         self._outbox = outbox
