@@ -89,8 +89,8 @@ class Turns:
 class Outbox:
     """Stands between an executor and a service, and sends its responses in a thread of its own.
 
-    Few at a time go out at once. Of those that have to wait, answers go ahead of refusals, and both
-    of what is sent again, be it this service's or others' (`send_again`).
+    Few at a time go out at once. Of those that have to wait, answers go ahead of refusals, and
+    both of what is sent again, be it this service's or others' (`send_again`).
     """
 
     def __init__(self, service: Service, turns: Turns):
